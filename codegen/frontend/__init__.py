@@ -1,0 +1,1 @@
+"""From a graph of MXNet operators to Relax."""

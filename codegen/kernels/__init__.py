@@ -1,0 +1,1 @@
+"""Kernels in TIR, one file each: regime, layout, algorithm, schedule, cost."""
