@@ -1,0 +1,46 @@
+"""Operator name -> how it is lowered. Names are those in symbol files, with MXNet's aliases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from . import constant_ops, identity_ops, layout_ops, rnn_ops
+from .operator import Operator
+
+OPERATORS: Mapping[str, Operator] = MappingProxyType(
+    {
+        # recurrent
+        "RNN": rnn_ops.RNN,
+        "_npx_rnn": rnn_ops.RNN,
+        # layout
+        "Reshape": layout_ops.RESHAPE,
+        "reshape": layout_ops.RESHAPE,
+        "_np_reshape": layout_ops.NP_RESHAPE,
+        "_npx_reshape": layout_ops.NP_RESHAPE,
+        "_npi_reshape": layout_ops.NP_RESHAPE,
+        "Concat": layout_ops.CONCAT,
+        "concat": layout_ops.CONCAT,
+        "_rnn_param_concat": layout_ops.CONCAT,
+        "_npi_rnn_param_concat": layout_ops.CONCAT,
+        "_npi_concatenate": layout_ops.CONCAT,
+        "SwapAxis": layout_ops.SWAP_AXES,
+        "swapaxes": layout_ops.SWAP_AXES,
+        "_npi_swapaxes": layout_ops.SWAP_AXES,
+        "transpose": layout_ops.TRANSPOSE,
+        "_np_transpose": layout_ops.TRANSPOSE,
+        # constants
+        "_zeros": constant_ops.ZEROS,
+        "_npi_zeros": constant_ops.ZEROS,
+        # nothing at inference
+        "Dropout": identity_ops.DROPOUT,
+        "_npx_dropout": identity_ops.DROPOUT,
+        "BlockGrad": identity_ops.IDENTITY,
+        "stop_gradient": identity_ops.IDENTITY,
+        "_copy": identity_ops.IDENTITY,
+        "identity": identity_ops.IDENTITY,
+        "_np_copy": identity_ops.IDENTITY,
+        "MakeLoss": identity_ops.MAKE_LOSS,
+        "make_loss": identity_ops.MAKE_LOSS,
+    }
+)
