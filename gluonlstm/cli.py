@@ -1,0 +1,332 @@
+"""The command line: parse, call, print. Nothing imports this module.
+
+Results go to standard output, progress and errors to standard error. The exit code is 1 when a
+file or a request is refused, 2 when the command line itself is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.text import Text
+except ImportError as error:
+    sys.exit(f"The gluonlstm command needs typer and rich ({error}): pip install 'gluonlstm[cli]'")
+
+from gluonlstm.errors import GluonLSTMError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from gluonlstm.spec import LSTMSpec
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Gluon LSTMs: look into files, convert checkpoints, compile models and run them.",
+)
+output = Console()
+messages = Console(stderr=True, highlight=False)
+
+
+class Form(str, Enum):
+    """The forms that `convert` writes."""
+
+    gluon = "gluon"
+    torch = "torch"
+    npz = "npz"
+    safetensors = "safetensors"
+
+
+class Layout(str, Enum):
+    """The order of the data's axes."""
+
+    tnc = "TNC"
+    ntc = "NTC"
+
+
+@app.command()
+def inspect(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A checkpoint, symbol file or compiled model.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Show what is in a checkpoint, a symbol file or a compiled model."""
+    from gluonlstm.describe import describe
+
+    description = describe(file)
+    if as_json:
+        print(json.dumps(description, indent=2))
+        return
+    from gluonlstm.tables import tables
+
+    output.print(*tables(description))
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A checkpoint in any form.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
+    form: Annotated[Form, typer.Option("--to", help="The form to write.")],
+) -> None:
+    """Write a checkpoint in another form.
+
+    gluon: what load_parameters of a Gluon LSTM reads. torch: a state_dict of torch.nn.LSTM. npz,
+    safetensors: arrays under the names l0_i2h_weight, l0_h2h_weight, ...
+    """
+    from gluonlstm import checkpoint
+
+    with messages.status(f"Converting {source.name}"):
+        checkpoint.convert(source, destination, form.value)
+    _wrote(destination)
+
+
+FOR_CHECKPOINTS = "Options when MODEL is a checkpoint"
+
+
+@app.command()
+def compile(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="NAME-symbol.json, or a checkpoint that holds an LSTM."
+        ),
+    ],
+    params: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="PARAMS",
+            help="The parameters of a symbol file; by default NAME-0000.params beside it.",
+            show_default=False,
+        ),
+    ] = None,
+    destination: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")
+    ] = Path("model.so"),
+    target: Annotated[
+        str,
+        typer.Option(metavar="TARGET", help="What to compile for: a TVM target, a name or JSON."),
+    ] = "llvm",
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SIZES",
+            help="Fix sizes of an input, as in data=?,1,80, where ? stays free. May be repeated.",
+        ),
+    ] = None,
+    lstm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which LSTM, if it holds several.",
+            rich_help_panel=FOR_CHECKPOINTS,
+        ),
+    ] = None,
+    layout: Annotated[
+        Layout | None,
+        typer.Option(
+            metavar="TNC|NTC",
+            help="Order of the data's axes; TNC unless given.",
+            rich_help_panel=FOR_CHECKPOINTS,
+        ),
+    ] = None,
+    clip: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="MIN MAX",
+            help="Bounds of the cell state.",
+            rich_help_panel=FOR_CHECKPOINTS,
+        ),
+    ] = None,
+    clip_nan: Annotated[
+        bool,
+        typer.Option(
+            "--clip-nan",
+            help="Clipping turns a NaN into MIN.",
+            rich_help_panel=FOR_CHECKPOINTS,
+        ),
+    ] = False,
+    lengths: Annotated[
+        bool,
+        typer.Option(
+            "--lengths",
+            help="Take a length for every sequence.",
+            rich_help_panel=FOR_CHECKPOINTS,
+        ),
+    ] = False,
+) -> None:
+    """Compile a model into one file that runs without MXNet and without a compiler."""
+    from gluonlstm.compiler import compile as compile_model
+
+    fields = {
+        "layout": layout and layout.value,
+        "state_clip_min": clip and clip[0],
+        "state_clip_max": clip and clip[1],
+        "state_clip_nan": clip_nan or None,
+        "use_sequence_length": lengths or None,
+    }
+    fields = {key: value for key, value in fields.items() if value is not None}
+    source, weights = _source(model, params, lstm, fields)
+    shapes = dict(map(_parse_shape, shape or ())) or None
+    started = time.perf_counter()
+    with messages.status(f"Compiling {model.name}"):
+        compiled = compile_model(source, weights, target=_parse_target(target), shapes=shapes)
+        compiled.save(destination)
+    _wrote(destination, f"in {time.perf_counter() - started:.1f} s")
+
+
+@app.command()
+def run(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A compiled model.")],
+    inputs: Annotated[
+        Path, typer.Argument(metavar="IN.npz", help="An array for every input, by name.")
+    ],
+    destination: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The npz file to write.")
+    ] = Path("out.npz"),
+) -> None:
+    """Run a compiled model on arrays from an npz file."""
+    import numpy as np
+
+    from gluonlstm.runtime import load
+
+    compiled = load(model)
+    given = _read_npz(inputs)
+    started = time.perf_counter()
+    outputs = _flat(compiled(**given))
+    elapsed = time.perf_counter() - started
+    results = dict(zip(compiled.output_names, outputs, strict=False))
+    with destination.open("wb") as stream:  # np.savez would append .npz to another name
+        np.savez(stream, **results)
+    for name, array in results.items():
+        print(f"{name} {array.dtype} {array.shape}")
+    _wrote(destination, f"ran in {elapsed * 1e3:.2f} ms")
+
+
+def _source(
+    model: Path, params: Path | None, lstm: str | None, fields: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """Return the first two arguments of gluonlstm.compile."""
+    from gluonlstm.describe import kind_of
+
+    if kind_of(model) == "symbol":
+        if fields or lstm is not None:
+            raise InvalidArgumentError(
+                f"{model} is a symbol file and says itself what its LSTM does; "
+                "--lstm, --layout, --clip, --clip-nan and --lengths are for checkpoints."
+            )
+        return model, params or _params_beside(model)
+    if params is not None:
+        raise InvalidArgumentError(f"{model} is a checkpoint already; leave out {params}.")
+    return _lstm_of(model, lstm, fields)
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise InvalidArgumentError(f"{path} is not an npz file of plain arrays: {error}") from None
+
+
+def _flat(results: Any) -> list[Any]:
+    if isinstance(results, (tuple, list)):
+        return [array for item in results for array in _flat(item)]
+    return [results]
+
+
+def _params_beside(symbol_file: Path) -> Path:
+    """Return the parameters that export wrote beside ``NAME-symbol.json``: NAME-0000.params."""
+    stem = symbol_file.name.removesuffix(".json").removesuffix("-symbol")
+    found = sorted(symbol_file.parent.glob(f"{stem}-[0-9][0-9][0-9][0-9].params"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise InvalidArgumentError(
+        f"{symbol_file} needs one parameter file named {stem}-0000.params or the like beside it, "
+        f"and there is {names}: give the file after the symbol file."
+    )
+
+
+def _lstm_of(
+    path: Path, name: str | None, options: Mapping[str, Any]
+) -> tuple[LSTMSpec, Mapping[str, Any]]:
+    """Return the specification and weights of the checkpoint's LSTM, with options applied."""
+    from gluonlstm import checkpoint
+
+    found = checkpoint.find_lstms(checkpoint.read(path))
+    if name is None and len(found) == 1:
+        name = next(iter(found))
+    if name is None or name not in found:
+        names = ", ".join(repr(key) for key in sorted(found)) or "none"
+        raise InvalidArgumentError(
+            f"{path} holds these LSTMs: {names}."
+            + (" Choose one with --lstm NAME." if found else " It cannot be compiled by itself.")
+        )
+    spec, weights = found[name]
+    return spec.replace(**options), weights
+
+
+def _parse_shape(text: str) -> tuple[str, tuple[int | None, ...]]:
+    """Parse ``data=?,1,80``."""
+    name, _, sizes = text.partition("=")
+    try:
+        shape = tuple(None if size.strip() == "?" else int(size) for size in sizes.split(","))
+    except ValueError:
+        shape = ()
+    if not name or not shape:
+        raise typer.BadParameter(
+            f"{text!r} must look like data=?,1,80: the input's name, then its sizes, ? for a free "
+            "one.",
+            param_hint="--shape",
+        )
+    return name, shape
+
+
+def _parse_target(text: str) -> str | dict[str, Any]:
+    """Return a target's name, or its JSON object as a dict."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"is not JSON: {error}", param_hint="--target") from None
+
+
+def _wrote(path: Path, remark: str = "") -> None:
+    from gluonlstm.tables import size
+
+    text = f"Wrote {path} ({size(path.stat().st_size)}" + (f", {remark})" if remark else ")")
+    messages.print(Text(text), soft_wrap=True)
+
+
+def _refuse(text: str) -> None:
+    messages.print(Text(f"Error: {text}", style="red"), soft_wrap=True)
+    sys.exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line (that of the process, if None is given) and exit."""
+    try:
+        app(args=arguments, prog_name="gluonlstm")
+    except GluonLSTMError as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+if __name__ == "__main__":
+    main()

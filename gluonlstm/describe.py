@@ -1,0 +1,120 @@
+"""What is in a file: a checkpoint, a symbol file or a compiled model, as JSON-ready values.
+
+Every description has ``kind`` ("checkpoint", "symbol" or "artifact"), ``path`` and ``bytes``; the
+functions below add the rest. Sizes are in bytes, shapes are lists, free sizes are strings.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gluonlstm import artifact, checkpoint, symbol
+
+RNN = "RNN"  # MXNet's fused recurrent operator
+SNIFFED_BYTES = 256
+
+
+def describe(path: str | PathLike[str]) -> dict[str, Any]:
+    """Describe the file, whichever of the three kinds it is.
+
+    Raises OSError if it cannot be read, and what the reader of its kind raises (ArtifactError,
+    SymbolFormatError, ParamsFormatError) if it is damaged.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    describers = {"artifact": _artifact, "symbol": _symbol, "checkpoint": _checkpoint}
+    heading = {"kind": kind, "path": str(path), "bytes": path.stat().st_size}
+    return {**heading, **describers[kind](path)}
+
+
+def kind_of(path: str | PathLike[str]) -> str:
+    """Tell the kind of file from its first bytes: "artifact", "symbol" or "checkpoint"."""
+    with Path(path).open("rb") as stream:
+        start = stream.read(SNIFFED_BYTES)
+    if start.startswith(b"\x7fELF"):
+        return "artifact"
+    # A symbol file is a JSON object; no checkpoint format begins with a brace (safetensors has
+    # one only after the eight bytes of its header's length).
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return "symbol" if text.startswith(b"{") else "checkpoint"
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    """Every tensor, and each LSTM found: ``tensors``, ``lstms``."""
+    arrays = checkpoint.read(path)
+    lstms = checkpoint.find_lstms(arrays)
+    return {
+        "tensors": _tensors(arrays.items()),
+        "lstms": [
+            {"name": name, "spec": spec.to_dict()} for name, (spec, _) in sorted(lstms.items())
+        ],
+    }
+
+
+def _symbol(path: Path) -> dict[str, Any]:
+    """How many nodes of which operators, what goes in and out, and each RNN's attributes."""
+    graph = symbol.load(path)
+    nodes = [node for _, node in graph.walk()]
+    operators = Counter(node.op for node in nodes if not node.is_variable)
+    return {
+        "mxnet_version": graph.version,
+        "np_shape": graph.np_shape,
+        "nodes": len(nodes),
+        "operators": dict(sorted(operators.items())),
+        "variables": [
+            {"name": node.name, "shape": node.attrs.get("__shape__")}
+            for node in nodes
+            if node.is_variable
+        ],
+        "outputs": [
+            {"name": graph.nodes[head.node].name, "output": head.output} for head in graph.heads
+        ],
+        "rnns": [
+            {"name": node.name, "attributes": dict(sorted(node.attrs.items()))}
+            for node in nodes
+            if node.op == RNN
+        ],
+    }
+
+
+def _artifact(path: Path) -> dict[str, Any]:
+    """Say what a compiled model takes and returns, for which target and by which plan."""
+    model = artifact.read(path)
+    info = model.info
+    weights = _tensors(model.weights.items())
+    return {
+        "version": info.version,
+        "target": dict(info.target),
+        "spec": info.spec.to_dict() if info.spec else None,
+        "returns": info.returns,
+        "inputs": [_plain(asdict(item)) for item in info.inputs],
+        "outputs": [_plain(asdict(item)) for item in info.outputs],
+        "plan": [dict(row) for row in info.plan],
+        "weights": weights,
+        "weight_bytes": sum(row["bytes"] for row in weights),
+    }
+
+
+def _tensors(arrays: Iterable[tuple[str, np.ndarray]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "bytes": array.nbytes,
+        }
+        for name, array in arrays
+    ]
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()
+    }
