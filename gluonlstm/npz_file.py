@@ -38,6 +38,10 @@ DEFLATE_RATIO = 1032  # the best that deflate can do: 258 bytes from 2 bits
 MAX_RATIO, SMALL = 200, 256 << 20  # an archive may expand to MAX_RATIO times its size + SMALL bytes
 MAX_NDIM = 32
 READ_BYTES = 1 << 20
+PICKLES = (
+    "is a pickle, as torch.save writes, which can run any code when it is read. In the program "
+    "that has the module, save it with safetensors.torch.save_file(module.state_dict(), path)."
+)
 SPARSE_PARTS = {"data", "indices", "shape", "format"}  # and indptr for csr
 SUFFIX = ".npy"
 FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # written for all members: equal arrays give equal bytes
@@ -239,6 +243,8 @@ def _arrays_of(
             raise ParamsFormatError(path, info.header_offset, f"the name {name!r} occurs twice.")
         arrays[name] = info
     if others and not arrays:
+        if any(name.endswith("data.pkl") for name in others):
+            raise ParamsFormatError(path, 0, PICKLES)
         reason = f"a zip archive without {SUFFIX} members, but {others[0][:80]!r}."
         raise ParamsFormatError(path, 0, reason)
     return arrays

@@ -31,21 +31,21 @@ MAX_HEADER = 32 << 20  # bytes; parsing JSON takes some 20 times as much memory
 MAX_NDIM = 32
 ALIGNMENT = 64  # of the first value
 METADATA = "__metadata__"
-DTYPES = dict(
-    F64="float64",
-    F32="float32",
-    F16="float16",
-    BF16="bfloat16",
-    I64="int64",
-    I32="int32",
-    I16="int16",
-    I8="int8",
-    U64="uint64",
-    U32="uint32",
-    U16="uint16",
-    U8="uint8",
-    BOOL="bool",
-)
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 ITEM_BYTES = {code: int(re.sub(r"\D", "", code) or 8) // 8 for code in DTYPES}
 CODES = {name: code for code, name in DTYPES.items()}
 
