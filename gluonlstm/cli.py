@@ -33,6 +33,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Gluon LSTMs: look into files, convert checkpoints, compile models and run them.",
 )
+SPEC: Any = {
+    "metavar": "JSON",
+    "help": 'What a flat vector of weights holds, as {"hidden_size": 256, "num_layers": 2}.',
+}
+FOR_CHECKPOINTS = "Options when MODEL is a checkpoint"
 output = Console()
 messages = Console(stderr=True, highlight=False)
 
@@ -77,20 +82,26 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A checkpoint in any form.")],
     destination: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
     form: Annotated[Form, typer.Option("--to", help="The form to write.")],
+    spec: Annotated[str | None, typer.Option(**SPEC)] = None,
 ) -> None:
     """Write a checkpoint in another form.
 
-    gluon: what load_parameters of a Gluon LSTM reads. torch: a state_dict of torch.nn.LSTM. npz,
-    safetensors: arrays under the names l0_i2h_weight, l0_h2h_weight, ...
+    Every LSTM in it is renamed, other tensors are kept.
+
+    gluon: a .params file for load_parameters. torch: the names of a torch.nn.LSTM's state_dict, as
+    .safetensors or .npz. npz, safetensors: the names l0_i2h_weight, l0_h2h_weight, ...
     """
     from gluonlstm import checkpoint
 
+    specs = _parse_spec(spec)
     with messages.status(f"Converting {source.name}"):
-        checkpoint.convert(source, destination, form.value)
+        conversion = checkpoint.convert(source, destination, form.value, specs)
+    for lstm in conversion.lstms:
+        tensors = f"{len(lstm.renamed)} tensors of the LSTM {lstm.name}".rstrip()
+        _say(f"Renamed {tensors}, from {lstm.form} names")
+    for note in conversion.notes:
+        _say(f"Note: {note}")
     _wrote(destination)
-
-
-FOR_CHECKPOINTS = "Options when MODEL is a checkpoint"
 
 
 @app.command()
@@ -131,6 +142,7 @@ def compile(
             rich_help_panel=FOR_CHECKPOINTS,
         ),
     ] = None,
+    spec: Annotated[str | None, typer.Option(**SPEC, rich_help_panel=FOR_CHECKPOINTS)] = None,
     layout: Annotated[
         Layout | None,
         typer.Option(
@@ -165,8 +177,6 @@ def compile(
     ] = False,
 ) -> None:
     """Compile a model into one file that runs without MXNet and without a compiler."""
-    from gluonlstm.compiler import compile as compile_model
-
     fields = {
         "layout": layout and layout.value,
         "state_clip_min": clip and clip[0],
@@ -175,11 +185,14 @@ def compile(
         "use_sequence_length": lengths or None,
     }
     fields = {key: value for key, value in fields.items() if value is not None}
-    source, weights = _source(model, params, lstm, fields)
     shapes = dict(map(_parse_shape, shape or ())) or None
+    build_for = _parse_target(target)
+    source, weights = _source(model, params, lstm, _parse_spec(spec), fields)
+    from gluonlstm.compiler import compile as compile_model
+
     started = time.perf_counter()
     with messages.status(f"Compiling {model.name}"):
-        compiled = compile_model(source, weights, target=_parse_target(target), shapes=shapes)
+        compiled = compile_model(source, weights, target=build_for, shapes=shapes)
         compiled.save(destination)
     _wrote(destination, f"in {time.perf_counter() - started:.1f} s")
 
@@ -194,58 +207,51 @@ def run(
         Path, typer.Option("--output", "-o", metavar="FILE", help="The npz file to write.")
     ] = Path("out.npz"),
 ) -> None:
-    """Run a compiled model on arrays from an npz file."""
-    import numpy as np
+    """Run a compiled model on arrays from an npz file.
 
+    States may be left out; a compiled layer then returns its output alone.
+    """
+    from gluonlstm import checkpoint, npz_file
     from gluonlstm.runtime import load
 
     compiled = load(model)
-    given = _read_npz(inputs)
+    given: dict[str, Any] = dict(checkpoint.read(inputs))
     started = time.perf_counter()
     outputs = _flat(compiled(**given))
     elapsed = time.perf_counter() - started
     results = dict(zip(compiled.output_names, outputs, strict=False))
-    with destination.open("wb") as stream:  # np.savez would append .npz to another name
-        np.savez(stream, **results)
+    npz_file.save(destination, results)
     for name, array in results.items():
         print(f"{name} {array.dtype} {array.shape}")
     _wrote(destination, f"ran in {elapsed * 1e3:.2f} ms")
-
-
-def _source(
-    model: Path, params: Path | None, lstm: str | None, fields: Mapping[str, Any]
-) -> tuple[Any, Any]:
-    """Return the first two arguments of gluonlstm.compile."""
-    from gluonlstm.describe import kind_of
-
-    if kind_of(model) == "symbol":
-        if fields or lstm is not None:
-            raise InvalidArgumentError(
-                f"{model} is a symbol file and says itself what its LSTM does; "
-                "--lstm, --layout, --clip, --clip-nan and --lengths are for checkpoints."
-            )
-        return model, params or _params_beside(model)
-    if params is not None:
-        raise InvalidArgumentError(f"{model} is a checkpoint already; leave out {params}.")
-    return _lstm_of(model, lstm, fields)
-
-
-def _read_npz(path: Path) -> dict[str, Any]:
-    import zipfile
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise InvalidArgumentError(f"{path} is not an npz file of plain arrays: {error}") from None
 
 
 def _flat(results: Any) -> list[Any]:
     if isinstance(results, (tuple, list)):
         return [array for item in results for array in _flat(item)]
     return [results]
+
+
+def _source(
+    model: Path,
+    params: Path | None,
+    lstm: str | None,
+    spec: LSTMSpec | None,
+    fields: Mapping[str, Any],
+) -> tuple[Any, Any]:
+    """Return the first two arguments of gluonlstm.compile."""
+    from gluonlstm.describe import kind_of
+
+    if kind_of(model) == "symbol":
+        if fields or lstm is not None or spec is not None:
+            raise InvalidArgumentError(
+                f"{model} is a symbol file and says itself what its LSTM does; "
+                "--lstm, --spec, --layout, --clip, --clip-nan and --lengths are for checkpoints."
+            )
+        return model, params or _params_beside(model)
+    if params is not None:
+        raise InvalidArgumentError(f"{model} is a checkpoint already; leave out {params}.")
+    return _lstm_of(model, lstm, spec, fields)
 
 
 def _params_beside(symbol_file: Path) -> Path:
@@ -262,12 +268,12 @@ def _params_beside(symbol_file: Path) -> Path:
 
 
 def _lstm_of(
-    path: Path, name: str | None, options: Mapping[str, Any]
+    path: Path, name: str | None, spec: LSTMSpec | None, fields: Mapping[str, Any]
 ) -> tuple[LSTMSpec, Mapping[str, Any]]:
-    """Return the specification and weights of the checkpoint's LSTM, with options applied."""
+    """Return the specification and weights of the checkpoint's LSTM, with some fields changed."""
     from gluonlstm import checkpoint
 
-    found = checkpoint.find_lstms(checkpoint.read(path))
+    found = checkpoint.find_lstms(checkpoint.read(path), spec)
     if name is None and len(found) == 1:
         name = next(iter(found))
     if name is None or name not in found:
@@ -276,8 +282,8 @@ def _lstm_of(
             f"{path} holds these LSTMs: {names}."
             + (" Choose one with --lstm NAME." if found else " It cannot be compiled by itself.")
         )
-    spec, weights = found[name]
-    return spec.replace(**options), weights
+    inferred, weights = found[name]
+    return inferred.replace(**fields), weights
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int | None, ...]]:
@@ -298,19 +304,33 @@ def _parse_shape(text: str) -> tuple[str, tuple[int | None, ...]]:
 
 def _parse_target(text: str) -> str | dict[str, Any]:
     """Return a target's name, or its JSON object as a dict."""
-    if not text.lstrip().startswith("{"):
-        return text
+    return _parse_json(text, "--target") if text.lstrip().startswith("{") else text
+
+
+def _parse_spec(text: str | None) -> LSTMSpec | None:
+    from gluonlstm.spec import LSTMSpec
+
+    return None if text is None else LSTMSpec.from_dict(_parse_json(text, "--spec"))
+
+
+def _parse_json(text: str, option: str) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise typer.BadParameter(f"is not JSON: {error}", param_hint="--target") from None
+        raise typer.BadParameter(f"{text!r} is not JSON: {error}", param_hint=option) from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f"{text!r} is not a JSON object.", param_hint=option)
+    return value
+
+
+def _say(text: str) -> None:
+    messages.print(Text(text), soft_wrap=True)
 
 
 def _wrote(path: Path, remark: str = "") -> None:
     from gluonlstm.tables import size
 
-    text = f"Wrote {path} ({size(path.stat().st_size)}" + (f", {remark})" if remark else ")")
-    messages.print(Text(text), soft_wrap=True)
+    _say(f"Wrote {path} ({size(path.stat().st_size)}" + (f", {remark})" if remark else ")"))
 
 
 def _refuse(text: str) -> None:

@@ -7,7 +7,6 @@ functions below add the rest. Sizes are in bytes, shapes are lists, free sizes a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from gluonlstm import artifact, checkpoint, symbol
+from gluonlstm.errors import GluonLSTMError
+from gluonlstm.survey import survey
 
 RNN = "RNN"  # MXNet's fused recurrent operator
 SNIFFED_BYTES = 256
@@ -47,15 +48,26 @@ def kind_of(path: str | PathLike[str]) -> str:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    """Every tensor, and each LSTM found: ``tensors``, ``lstms``."""
-    arrays = checkpoint.read(path)
-    lstms = checkpoint.find_lstms(arrays)
-    return {
-        "tensors": _tensors(arrays.items()),
-        "lstms": [
-            {"name": name, "spec": spec.to_dict()} for name, (spec, _) in sorted(lstms.items())
-        ],
-    }
+    """Every tensor, each LSTM, and what looks like one and is none: tensors, lstms, skipped."""
+    with checkpoint.open(path) as file:
+        tensors = [asdict(file.info(name)) for name in file]
+        dense = {name: file[name] for name in file if file.info(name).storage == "dense"}
+        lstms, skipped, problem = [], {}, None
+        try:
+            result = survey({name: np.asarray(array) for name, array in dense.items()})
+        except GluonLSTMError as error:  # the tensors are still worth showing
+            problem = str(error)
+        else:
+            skipped = {owner: str(reason) for owner, reason in result.skipped.items()}
+            lstms = [
+                {
+                    "name": lstm.owner.removesuffix("."),
+                    "naming": lstm.form,
+                    "spec": lstm.spec.to_dict(),
+                }
+                for lstm in result.found
+            ]
+    return {"tensors": tensors, "lstms": lstms, "skipped": skipped, "problem": problem}
 
 
 def _symbol(path: Path) -> dict[str, Any]:
@@ -88,7 +100,10 @@ def _artifact(path: Path) -> dict[str, Any]:
     """Say what a compiled model takes and returns, for which target and by which plan."""
     model = artifact.read(path)
     info = model.info
-    weights = _tensors(model.weights.items())
+    weights = [
+        {"name": w.name, "shape": list(w.shape), "dtype": w.dtype, "nbytes": w.end - w.offset}
+        for w in model.stored
+    ]
     return {
         "version": info.version,
         "target": dict(info.target),
@@ -98,20 +113,8 @@ def _artifact(path: Path) -> dict[str, Any]:
         "outputs": [_plain(asdict(item)) for item in info.outputs],
         "plan": [dict(row) for row in info.plan],
         "weights": weights,
-        "weight_bytes": sum(row["bytes"] for row in weights),
+        "weight_bytes": sum(row["nbytes"] for row in weights),
     }
-
-
-def _tensors(arrays: Iterable[tuple[str, np.ndarray]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": name,
-            "shape": list(array.shape),
-            "dtype": str(array.dtype),
-            "bytes": array.nbytes,
-        }
-        for name, array in arrays
-    ]
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:

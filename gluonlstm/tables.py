@@ -6,18 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 SPEC_COLUMNS = {  # field of LSTMSpec -> heading
-    "input_size": "C",
-    "hidden_size": "H",
-    "projection_size": "P",
-    "num_layers": "L",
+    "input_size": ">input",
+    "hidden_size": ">hidden",
+    "projection_size": ">projection",
+    "num_layers": ">layers",
     "bidirectional": "bidirectional",
     "bias": "bias",
-    "layout": "layout",
     "dtype": "dtype",
 }
 
@@ -40,12 +39,18 @@ def size(count: int) -> str:
 
 def _checkpoint(description: Mapping[str, Any]) -> Sequence[RenderableType]:
     tensors, lstms = description["tensors"], description["lstms"]
-    total = sum(tensor["bytes"] for tensor in tensors)
-    parts = [_tensors(f"{len(tensors)} tensors, {size(total)}", tensors)]
-    if not lstms:
-        return [*parts, Text("No LSTM was found among them.")]
-    rows = [[lstm["name"] or "(no prefix)", *_spec_row(lstm["spec"])] for lstm in lstms]
-    return [*parts, _table(f"{len(lstms)} LSTM", ["name", *SPEC_COLUMNS.values()], rows)]
+    total = sum(tensor["nbytes"] for tensor in tensors)
+    parts: list[RenderableType] = [_tensors(f"{len(tensors)} tensors, {size(total)}", tensors)]
+    if lstms:
+        rows = [[row["name"] or "(no prefix)", *_spec_row(row)] for row in lstms]
+        columns = ["name", "naming", *SPEC_COLUMNS.values()]
+        parts.append(_table(f"{len(lstms)} LSTM{'s'[: len(lstms) - 1]}", columns, rows))
+    elif not description["problem"]:
+        parts.append(Text("No LSTM was found among them."))
+    if description["problem"]:
+        parts.append(Text(f"The LSTM in it cannot be used: {_printable(description['problem'])}"))
+    notes = [f"{name or 'one'}: {reason}" for name, reason in description["skipped"].items()]
+    return [*parts, *(Text(f"Not counted: {_printable(note)}") for note in notes)]
 
 
 def _symbol(description: Mapping[str, Any]) -> Sequence[RenderableType]:
@@ -105,28 +110,27 @@ def _artifact(description: Mapping[str, Any]) -> Sequence[RenderableType]:
     return [*parts, _tensors("Weights", description["weights"])]
 
 
-def _tensors(title: str, tensors: Sequence[Mapping[str, Any]]) -> Table:
+def _tensors(title: str, tensors: Sequence[Mapping[str, Any]]) -> Group:
     rows = [
-        (row["name"], row["dtype"], _shape(row["shape"]), size(row["bytes"])) for row in tensors
+        (row["name"], row["dtype"], _shape(row["shape"]), size(row["nbytes"])) for row in tensors
     ]
     return _table(title, ["name", "dtype", "shape", ">size"], rows)
 
 
-def _spec_row(spec: Mapping[str, Any]) -> list[str]:
-    return [_value(spec[field]) for field in SPEC_COLUMNS]
+def _spec_row(lstm: Mapping[str, Any]) -> list[str]:
+    return [lstm["naming"], *(_value(lstm["spec"][field]) for field in SPEC_COLUMNS)]
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Group:
     """Make a table; a heading that begins with ``>`` makes its column align to the right."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=any(columns))
+    table = Table(box=box.SIMPLE_HEAD, show_header=any(columns), pad_edge=False)
     for column in columns:
-        right = column.startswith(">")
-        table.add_column(
-            column.removeprefix(">"), justify="right" if right else "left", overflow="fold"
-        )
+        justify = "right" if column.startswith(">") else "left"
+        table.add_column(column.removeprefix(">"), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(_printable(str(cell))) for cell in row))
-    return table
+    # Not the table's own title: that is broken to the table's width.
+    return Group(Text(_printable(title), style="bold"), table)
 
 
 def _shape(shape: Sequence[int | str]) -> str:
