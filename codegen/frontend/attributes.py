@@ -16,8 +16,7 @@ from gluonlstm.symbol import is_hidden
 T = TypeVar("T")
 
 MAX_RANK = 32
-MAX_DIGITS = 18
-_INTEGER = re.compile(r"[+-]?[0-9]+L?", re.ASCII)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}L?", re.ASCII)
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _REQUIRED: Any = object()
 
@@ -117,6 +116,6 @@ class Attributes:
 
 
 def _to_integer(text: str) -> int | None:
-    if not _INTEGER.fullmatch(text) or len(text) > MAX_DIGITS:
+    if not _INTEGER.fullmatch(text):
         return None
     return int(text.removesuffix("L"))

@@ -163,9 +163,16 @@ class ModelBuilder:
 
     def _output(self, name: str, value: relax.Var) -> OutputInfo:
         shape = tuple(
-            size.value if isinstance(size, tirx.IntImm) else str(size) for size in sizes_of(value)
+            size.value if isinstance(size, tirx.IntImm) else self._formula(size)
+            for size in sizes_of(value)
         )
         return OutputInfo(name, shape, dtype_of(value))
+
+    def _formula(self, size: Any) -> str:
+        """Write a size with the names that were given to :meth:`symbol`."""
+        # TVM prints T as T_1, because T is also what its scripts call a module.
+        printed = {str(var): name for name, var in self._symbols.items()}
+        return re.sub(r"\w+", lambda match: printed.get(match[0], match[0]), str(size))
 
     def _close(self, abandon: bool) -> None:
         """Leave Relax's scopes: it keeps a global stack of builders."""

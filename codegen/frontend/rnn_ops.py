@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from numpy.typing import NDArray
 from tvm import relax
 
 from gluonlstm.checkpoint import unpack
@@ -28,22 +29,16 @@ class RNNConfig:
     spec: LSTMSpec
     state_outputs: bool
 
-    def bind(self, packed: Constant) -> LSTMSpec:
-        """Complete the spec from the packed parameter vector."""
-        what, size = f"packed LSTM parameters {packed.name!r}", packed.array.size
-        dtype = str(packed.array.dtype)
+    def bind(self, packed: Constant) -> tuple[LSTMSpec, dict[str, NDArray[Any]]]:
+        """Complete the spec from the packed parameter vector; return it and the parameters."""
+        what, dtype = f"the packed LSTM parameters {packed.name!r}", str(packed.array.dtype)
         if dtype not in DTYPES:
             raise ArgumentTypeError(f"{what} are {dtype}; expected one of {', '.join(DTYPES)}.")
+        if self.spec.num_layers > packed.array.size:  # not worth adding up the sizes of all
+            raise ShapeMismatchError(what, f"of {self.spec.num_layers} layers", packed.array.shape)
         spec = self.spec.replace(dtype=dtype)
-        rows = 4 * spec.hidden_size * spec.directions
-        # Each layer has more elements than one, so an absurd num_layers is not worth summing up.
-        rest = spec.packed_size if spec.num_layers < size else size
-        if packed.array.ndim != 1 or size <= rest or (size - rest) % rows:
-            raise ShapeMismatchError(
-                what, f"({rest} + {rows} * input size,)", packed.array.shape, f"It is for {spec}."
-            )
-        # What depends on the input size is the first layer's i2h_weight: D matrices of 4H x C.
-        return spec.replace(input_size=(size - rest) // rows)
+        params = unpack(spec, packed.array, what)
+        return spec.replace(input_size=params["l0_i2h_weight"].shape[1]), params
 
 
 def _read(attrs: Attributes) -> RNNConfig:
@@ -84,7 +79,7 @@ def _infer(
     packed = known[PARAMETERS]
     if not isinstance(packed, Constant):
         return [None] * len(known)
-    spec = config.bind(packed)
+    spec, _ = config.bind(packed)
     steps, batch = _steps_and_batch(needs)
     _join_batches(batch, needs[1:])
     h_shape, c_shape = spec.state_shapes(batch)
@@ -116,7 +111,7 @@ def _join_batches(batch: SizeLike, needs: Sequence[Need | None]) -> None:
 def _convert(config: RNNConfig, context: Context, inputs: Sequence[Value]) -> list[relax.Var]:
     packed = inputs[PARAMETERS]
     assert isinstance(packed, Constant)  # the importer has seen to it
-    spec = config.bind(packed)
+    spec, params = config.bind(packed)
     x = context.tensor(inputs[DATA])
     sizes = sizes_of(x)
     if len(sizes) != 3 or not _is(sizes[2], spec.input_size):
@@ -128,7 +123,6 @@ def _convert(config: RNNConfig, context: Context, inputs: Sequence[Value]) -> li
     h0 = _state(context, inputs[HIDDEN], h_shape, spec.dtype)
     c0 = _state(context, inputs[CELL], c_shape, spec.dtype)
     lengths = context.tensor(inputs[LENGTHS]) if spec.use_sequence_length else None
-    params = unpack(spec, packed.array)
     context.lstms.append(spec)
     outputs = context.emitter.emit(context.builder, context.name, spec, params, x, h0, c0, lengths)
     return list(outputs[: len(_outputs(config))])
