@@ -91,6 +91,10 @@ class CompilationError(GluonLSTMError, RuntimeError):
     """The compiler or linker failed on a model that it should have taken."""
 
 
+class ExecutionError(GluonLSTMError, RuntimeError):
+    """A compiled model failed while it ran, on arguments that had been checked."""
+
+
 class MissingDependencyError(GluonLSTMError, ImportError):
     """An optional part (MXNet, the TVM compiler, the TVM runtime library) is not installed."""
 

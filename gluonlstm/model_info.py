@@ -48,6 +48,8 @@ class InputInfo:
             raise InvalidArgumentError(f"optional of {self.name} must be a bool.")
         if self.optional and self.role == "data":
             raise InvalidArgumentError(f"{self.name} is data, which cannot be optional.")
+        if self.role == "lengths" and (self.dtype != "int32" or len(self.shape) != 1):
+            raise InvalidArgumentError(f"{self.name}, the lengths, must be int32 with one axis.")
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,40 @@ class ModelInfo:
             isinstance(feature, str) for feature in features
         ):
             raise InvalidArgumentError("target['cpu_features'] must be a list of flag names.")
+        self._check_free_sizes()
+        if self.time_axis() is None and any(info.role == "lengths" for info in self.inputs):
+            raise InvalidArgumentError("the model takes lengths, and no input has a size T.")
+
+    def _check_free_sizes(self) -> None:
+        """Whatever may be left out of a call must have a size that the rest of it gives."""
+        for info in self.inputs:
+            for size in info.shape:
+                if isinstance(size, str) and size not in self._required_sizes():
+                    raise InvalidArgumentError(
+                        f"the size {size} of {info.name} depends on no required input."
+                    )
+
+    def _required_sizes(self) -> dict[str, tuple[int, int]]:
+        """Return where each free size can be read off: index of a required input, and axis."""
+        return {
+            size: (index, axis)
+            for index, info in enumerate(self.inputs)
+            if not info.optional and info.role != "lengths"
+            for axis, size in enumerate(info.shape)
+            if isinstance(size, str)
+        }
+
+    def time_axis(self) -> tuple[int, int] | None:
+        """Return the input (its index) and axis whose size is T, None if that is not known.
+
+        It is the one called "T"; where T is fixed, the one of the LSTM's data.
+        """
+        place = self._required_sizes().get("T")
+        if place is not None or self.spec is None:
+            return place
+        data = (index for index, info in enumerate(self.inputs) if info.role == "data")
+        index = next(data, None)
+        return None if index is None else (index, self.spec.layout.index("T"))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from gluonlstm.artifact import InputInfo, ModelInfo, OutputInfo
+from gluonlstm.artifact import InputInfo, ModelInfo, OutputInfo, write
 from gluonlstm.bfloat16 import STRUCTURED
 from gluonlstm.model_info import DTYPES
 from gluonlstm.spec import LSTMSpec
@@ -34,6 +34,8 @@ json_objects = st.dictionaries(st.text(max_size=5), json_values, max_size=3)
 def inputs(draw):
     role = draw(st.sampled_from(["data", "hidden", "cell", "lengths"]))
     optional = role != "data" and draw(st.booleans())
+    if role == "lengths":
+        return InputInfo(draw(names), (draw(sizes),), "int32", role, optional)
     return InputInfo(draw(names), draw(shapes), draw(st.sampled_from(DTYPES)), role, optional)
 
 
@@ -47,8 +49,10 @@ def model_infos(draw):
     spec = LSTMSpec(
         draw(st.integers(1, 9)), draw(st.integers(1, 3)), bidirectional=draw(st.booleans())
     )
+    first = InputInfo("first", ("T", "N", "rows", draw(sizes)), draw(st.sampled_from(DTYPES)))
+    more = draw(st.lists(inputs(), max_size=3, unique_by=lambda info: info.name))
     return ModelInfo(
-        inputs=tuple(draw(st.lists(inputs(), min_size=1, max_size=4, unique_by=lambda i: i.name))),
+        inputs=(first, *(info for info in more if info.name != "first")),
         outputs=tuple(draw(st.lists(outputs, **count))),
         returns=returns,
         target={**draw(json_objects), "kind": "llvm", "cpu_features": ["sse2"]},
@@ -83,3 +87,91 @@ def simple_info(**changes) -> ModelInfo:
         "target": {"kind": "llvm", "cpu_features": []},
     }
     return ModelInfo(**{**fields, **changes})
+
+
+def stub_lstm(
+    path,
+    *,
+    dtype="float32",
+    layout="TNC",
+    returns="layer",
+    with_lengths=True,
+    sizes=("T", "N"),
+    optional=True,
+    target=None,
+    scale=1.0,
+):
+    """Write a compiled model that looks like an LSTM from outside; C=8, H=4, L*D=2.
+
+    y = x + w, h = h0 + lengths + 1, c = scale * c0.
+    """  # fmt: skip
+    from tvm import relax, tirx
+
+    free = {size: tirx.Var(size, "int64") for size in sizes if isinstance(size, str)}
+    rows = sizes[1]
+    infos = [
+        InputInfo("data", (*(sizes if layout == "TNC" else sizes[::-1]), 8), dtype),
+        InputInfo("h0", (2, rows, 4), dtype, "hidden", optional),
+        InputInfo("c0", (2, rows, 4), dtype, "cell", optional),
+        InputInfo("lengths", (rows,), "int32", "lengths", optional),
+    ][: 4 if with_lengths else 3]
+    weights = {"w": np.arange(8, dtype=dtype), "scale": np.array([scale], dtype)}
+
+    def variable(name, shape, kind):
+        return relax.Var(name, relax.TensorType([free.get(size, size) for size in shape], kind))
+
+    inputs = [variable(info.name, info.shape, info.dtype) for info in infos]
+    params = [variable(name, array.shape, dtype) for name, array in weights.items()]
+    x, h0, c0, *lengths = inputs
+    builder, op = relax.BlockBuilder(), relax.op
+    with builder.function("main", inputs + params, attrs={"num_input": len(inputs)}):
+        with builder.dataflow():
+            h = builder.emit(op.add(h0, relax.const(1, dtype)))
+            if lengths:
+                steps = op.reshape(op.astype(lengths[0], dtype), [1, free.get(rows, rows), 1])
+                h = builder.emit(op.add(h, steps))
+            y = builder.emit(op.add(x, params[0]))
+            c = builder.emit(op.multiply(c0, params[1]))
+            results = builder.emit_output(relax.Tuple([y, h, c]))
+        builder.emit_func_output(results)
+    export(path, builder.finalize(), weights, ModelInfo(
+        inputs=tuple(infos),
+        outputs=(
+            OutputInfo("y", infos[0].shape, dtype),
+            OutputInfo("h", infos[1].shape, dtype),
+            OutputInfo("c", infos[2].shape, dtype),
+        ),
+        returns=returns,
+        target=target or {"kind": "llvm", "cpu_features": []},
+        spec=LSTMSpec(4, 2, layout, input_size=8, dtype=dtype, use_sequence_length=with_lengths),
+    ))  # fmt: skip
+    return path
+
+
+def identity(path):
+    """Write a compiled model whose outputs are its input, twice, and its weight."""
+    from tvm import relax, tirx
+
+    rows, kind = tirx.Var("N", "int64"), "float32"
+    x = relax.Var("x", relax.TensorType((rows, 2), kind))
+    w = relax.Var("w", relax.TensorType((2,), kind))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x, w], attrs={"num_input": 1}):
+        builder.emit_func_output(relax.Tuple([x, x, w]))
+    outputs = [("a", ("N", 2)), ("b", ("N", 2)), ("c", (2,))]
+    info = simple_info(
+        inputs=(InputInfo("x", ("N", 2), kind),),
+        outputs=tuple(OutputInfo(name, shape, kind) for name, shape in outputs),
+    )
+    export(path, builder.finalize(), {"w": np.array([5, 6], kind)}, info)
+    return path
+
+
+def export(path, module, weights, info):
+    """Compile a Relax module into an artifact."""
+    import tvm
+
+    library = path.with_suffix(".library.so")
+    tvm.compile(module, target="llvm").export_library(str(library))
+    write(path, library, weights, info)
+    library.unlink()

@@ -236,6 +236,16 @@ WRONG_METADATA = {
     "unknown role": lambda v: v["inputs"][0].update(role="king"),
     "optional data": lambda v: v["inputs"][0].update(optional=True),
     "optional a number": lambda v: v["inputs"][0].update(optional=1),
+    "unknown size": lambda v: v["inputs"].append(
+        {"name": "h", "shape": ["K"], "dtype": "float32", "role": "hidden", "optional": True}
+    ),
+    "lengths without T": lambda v: (
+        v["inputs"].append(
+            {"name": "n", "shape": [3], "dtype": "int32", "role": "lengths", "optional": True}
+        )
+        or v["inputs"][0].update(shape=["K", 3])
+    ),
+    "lengths as numbers": lambda v: v["inputs"][0].update(role="lengths"),
     "negative size": lambda v: v["inputs"][0].update(shape=[-1]),
     "fractional size": lambda v: v["inputs"][0].update(shape=[1.5]),
     "boolean size": lambda v: v["inputs"][0].update(shape=[True]),
