@@ -29,7 +29,7 @@ def main() -> None:
         )
         source = folder / "encoder.params"
         for form, file in (
-            ("torch", "encoder.pt"),
+            ("torch", "torch.safetensors"),
             ("safetensors", "encoder.safetensors"),
             ("npz", "encoder.npz"),
             ("gluon", "again.params"),
