@@ -22,7 +22,7 @@ from rich.table import Table
 
 import gluonlstm
 from examples.char_lm import generate, text
-from examples.char_lm.model import CharModel
+from examples.char_lm.model import EMBEDDING, CharModel
 from examples.char_lm.train import train
 from gluonlstm.mxnet_compat import mx
 from gluonlstm.tables import size
@@ -85,7 +85,10 @@ def export_and_compile(vocabulary: str, folder: Path) -> None:
     sizes = json.loads((folder / "model.json").read_text())
     model = CharModel(gluonlstm.LSTM, **sizes)
     model.load_parameters(str(folder / "model.params"))
-    gluonlstm.export(model.lstm, str(folder / "lstm"))
+    # The last call decides what the exported graph takes and returns: here the states, too.
+    model.lstm.hybridize()
+    model.lstm(mx.nd.zeros((1, 1, EMBEDDING)), model.lstm.begin_state(1))
+    gluonlstm.export(model.lstm, folder / "lstm")
     started = time.perf_counter()
     with console.status("Compiling lstm-symbol.json"):
         compiled = gluonlstm.compile(folder / "lstm-symbol.json", folder / "lstm-0000.params")
