@@ -10,7 +10,9 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
+PYRIGHT_ARGS ?=
 ARGS ?=
+PYRIGHT_ARGS ?=
 
 # Relative, and run as `python -m`, so that a checkout in a path with spaces works.
 VENV := .venv
@@ -36,7 +38,7 @@ demo: $(INSTALLED)
 lint: $(LINTERS)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pyright --pythonpath $(RUN)
+	$(RUN) -m pyright --pythonpath $(RUN) $(PYRIGHT_ARGS)
 
 format: $(LINTERS)
 	$(RUN) -m ruff check --fix .
