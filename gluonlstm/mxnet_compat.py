@@ -231,6 +231,23 @@ class _MXNetFinder(MetaPathFinder):
         return spec
 
 
+def _mend_initializers(initializer: Any) -> None:
+    """Let initializers fill float64 and float16 parameters under NumPy semantics.
+
+    They call ``mx.np.random`` without a dtype, which then is float32 and does not fit.
+    """
+    random = initializer._mx_np.random
+
+    def with_dtype(draw: Callable[..., Any]) -> Callable[..., Any]:
+        def function(*args: Any, out: Any, **kwargs: Any) -> Any:
+            return draw(*args, dtype=out.dtype, out=out, **kwargs)
+
+        return function
+
+    functions = {"uniform": with_dtype(random.uniform), "normal": with_dtype(random.normal)}
+    initializer._mx_np = SimpleNamespace(random=SimpleNamespace(**functions))
+
+
 def _preload_cuda(
     roots: Sequence[Path], load: Callable[[str], object] = ctypes.CDLL
 ) -> tuple[list[str], list[str]]:
@@ -299,6 +316,7 @@ def import_mxnet() -> ModuleType:
             "libcuda.so.1 comes with the NVIDIA driver, and the other CUDA libraries with "
             "pip install 'gluonlstm[mxnet-cu112]'."
         ) from error
+    _mend_initializers(module.initializer)
     if module.__version__ != MXNET_VERSION:
         warnings.warn(
             f"gluonlstm is made for MXNet {MXNET_VERSION}; this is {module.__version__}.",

@@ -144,6 +144,22 @@ def test_orthogonal_initialiser_of_a_layer():
     np.testing.assert_allclose(w.T @ w, np.eye(4), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("initializer", ["uniform", "normal", "xavier"])
+def test_initialisers_under_numpy_semantics(dtype, initializer):
+    from gluonlstm.mxnet_compat import mx
+
+    mx.npx.set_np()
+    try:
+        dense = mx.gluon.nn.Dense(3, in_units=2, dtype=dtype, weight_initializer=initializer)
+        dense.initialize()
+        weight = dense.weight.data().asnumpy()
+    finally:
+        mx.npx.reset_np()
+    assert weight.dtype == dtype
+    assert weight.std() > 0
+
+
 def test_names_that_numpy_dropped():
     from gluonlstm import mxnet_compat
 
