@@ -302,6 +302,7 @@ class _Stream(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
         if start + offset < 0:
-            raise ValueError(f"cannot seek to {start + offset}")
+            # zipfile looks for the end of short archives by trying, and expects what files raise.
+            raise OSError(f"cannot seek to {start + offset}")
         self._position = start + offset
         return self._position
