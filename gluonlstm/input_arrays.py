@@ -83,11 +83,13 @@ class InputArray:
         return staging.constant((self.info.name, "constant"), shape, self.info.dtype, value)
 
     def _lend_array(self, source: np.ndarray, staging: Staging) -> Any:
-        lendable = source.nbytes > COPIED_BYTES and source.flags.writeable
-        if lendable and source.dtype.isnative and not self._is_bfloat16:
-            tensor = self._library.lend(source)
-            if is_lendable(tensor):
-                return tensor
+        if source.nbytes > COPIED_BYTES and source.dtype.isnative and not self._is_bfloat16:
+            flags = source.flags
+            # NumPy refuses to lend what is read-only or has strides that are no whole items.
+            if flags.c_contiguous and flags.writeable:
+                tensor = self._library.lend(source)
+                if is_lendable(tensor):
+                    return tensor
         array, tensor = staging.place(self.info.name, source.shape, self.info.dtype)
         np.copyto(array, bfloat16.to_bits(source) if self._is_bfloat16 else source)
         return tensor

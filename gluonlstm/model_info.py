@@ -140,9 +140,11 @@ class ModelInfo:
         place = self._required_sizes().get("T")
         if place is not None or self.spec is None:
             return place
-        data = (index for index, info in enumerate(self.inputs) if info.role == "data")
-        index = next(data, None)
-        return None if index is None else (index, self.spec.layout.index("T"))
+        axis = self.spec.layout.index("T")
+        for index, info in enumerate(self.inputs):
+            if info.role == "data" and len(info.shape) > axis:
+                return index, axis
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values."""

@@ -175,3 +175,34 @@ def export(path, module, weights, info):
     tvm.compile(module, target="llvm").export_library(str(library))
     write(path, library, weights, info)
     library.unlink()
+
+
+def busy(path):
+    """Write a compiled model that spreads its work over threads: y[i] = sum of sqrt(x[i] + k)."""
+    from tvm import relax, tirx
+    from tvm.script import tirx as T
+
+    @T.prim_func
+    def work(x_handle: T.handle, y_handle: T.handle):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        rows = T.int64()
+        x = T.match_buffer(x_handle, (rows,), "float32")
+        y = T.match_buffer(y_handle, (rows,), "float32")
+        for row in T.parallel(rows):
+            y[row] = T.float32(0)
+            for k in T.serial(20000):
+                y[row] = y[row] + T.sqrt(x[row] + T.Cast("float32", k))
+
+    rows, kind = tirx.Var("N", "int64"), "float32"
+    x = relax.Var("x", relax.TensorType((rows,), kind))
+    builder = relax.BlockBuilder()
+    function = builder.add_func(work.with_attr("global_symbol", "work"), "work")
+    with builder.function("main", [x], attrs={"num_input": 1}):
+        call = relax.call_tir(function, [x], out_ty=relax.TensorType((rows,), kind))
+        builder.emit_func_output(relax.Tuple([builder.emit(call)]))
+    shape = ("N",)
+    info = simple_info(
+        inputs=(InputInfo("x", shape, kind),), outputs=(OutputInfo("y", shape, kind),)
+    )
+    export(path, builder.finalize(), {}, info)
+    return path
