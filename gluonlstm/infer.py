@@ -184,9 +184,11 @@ def _joined(gates: Gates, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     if missing := [name for name in names if name not in arrays]:
         raise MissingParameterError(missing, arrays)
     parts = [arrays[name] for name in names]
-    for name, part in zip(names, parts, strict=True):
-        if part.shape != parts[0].shape or not part.ndim:
-            raise ShapeMismatchError(name, parts[0].shape or "(H, ...)", part.shape)
+    shapes = [part.shape for part in parts]
+    usual = max(shapes, key=shapes.count)
+    for name, shape in zip(names, shapes, strict=True):
+        if shape != usual or not shape:
+            raise ShapeMismatchError(name, usual or "(H, ...)", shape)
     return np.concatenate(parts)
 
 
