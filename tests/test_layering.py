@@ -57,7 +57,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
     "frontend": ("codegen.frontend", "errors spec symbol checkpoint artifact", "numpy tvm"),
     "plan": ("codegen.plan", "errors spec target kernels", "numpy tvm"),
     "codegen": (
-        "codegen codegen.api",
+        "codegen codegen.api codegen.build codegen.emitter codegen.pipeline",
         "errors spec symbol checkpoint artifact target packing kernels frontend plan",
         "numpy tvm",
     ),

@@ -1,0 +1,102 @@
+"""The passes from a Relax module to one that TVM can build, in numbered phases.
+
+``dump`` names a folder that receives the module after each phase (``1-legalize.py``, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tvm
+from tvm import relax, s_tir, tirx
+from tvm.ir.transform import Sequential
+from tvm.tirx import compilation_pipeline
+
+_TIR_PIPELINE = "gluonlstm"
+
+# What TVM's default pipeline for s_tir holds, less the passes that only GPU code, thread bindings
+# or block buffers need: our CPU kernels are loops already, and legalised operators are one loop
+# nest each. The order is TVM's.
+_TIR_PASSES = (
+    s_tir.transform.CanonicalizeLoop,
+    s_tir.transform.LowerInitBlock,
+    s_tir.transform.PlanAndUpdateBufferAllocationLocation,
+    s_tir.transform.ConvertBlocksToOpaque,
+    s_tir.transform.LowerMatchBuffer,
+    s_tir.transform.StmtSimplify,
+    s_tir.transform.LowerOpaqueBlock,
+    tirx.transform.FlattenBuffer,
+    tirx.transform.BF16ComputeLegalize,
+    tirx.transform.VectorizeLoop,
+    tirx.transform.StorageRewrite,
+    tirx.transform.UnrollLoop,
+    tirx.transform.StmtSimplify,
+    tirx.transform.RemoveNoOp,
+    s_tir.transform.RewriteUnsafeSelect,
+    tirx.transform.CommonSubexprElim,
+    tirx.transform.VerifyMemory,
+    tirx.transform.AnnotateEntryFunc,
+    tirx.transform.SplitHostDevice,
+    tirx.transform.MakePackedAPI,
+    tirx.transform.BF16StorageLegalize,
+)
+
+
+def relax_phases() -> tuple[tuple[str, Sequential], ...]:
+    """Return (name, passes) of each Relax phase, in order."""
+    r = relax.transform
+    return (
+        ("legalize", Sequential([r.LegalizeOps(), r.RewriteDataflowReshape()])),
+        (
+            "lower-calls",
+            Sequential([r.ToNonDataflow(), r.RemovePurityChecking(), r.CallTIRRewrite()]),
+        ),
+        (
+            "plan-memory",
+            Sequential([r.StaticPlanBlockMemory(), r.LowerAllocTensor(), r.KillAfterLastUse()]),
+        ),
+        (
+            "lower-runtime",
+            Sequential(
+                [
+                    r.LowerRuntimeBuiltin(),
+                    r.ComputePrimValue(),
+                    r.VMShapeLower(),
+                    r.AttachGlobalSymbol(),
+                ]
+            ),
+        ),
+    )
+
+
+def run_relax(
+    mod: tvm.IRModule, target: tvm.target.Target, dump: Path | None = None
+) -> tvm.IRModule:
+    """Run every Relax phase."""
+    with target:
+        for number, (name, passes) in enumerate(relax_phases(), start=1):
+            mod = passes(mod)
+            if dump is not None:
+                dump.mkdir(parents=True, exist_ok=True)
+                (dump / f"{number}-{name}.py").write_text(mod.script())
+    return mod
+
+
+def tir_pipeline() -> str:
+    """Return the name of the passes that lower PrimFuncs; ``relax.build`` takes names only."""
+    if _TIR_PIPELINE not in compilation_pipeline.PIPELINE_MAP:
+        compilation_pipeline.register_tir_pipeline(_TIR_PIPELINE, _make_tir_pipeline)
+    return _TIR_PIPELINE
+
+
+def _make_tir_pipeline() -> tuple[Sequential, Callable[[], Sequential], Callable[[], Sequential]]:
+    return Sequential([make() for make in _TIR_PASSES], name=_TIR_PIPELINE), _host, _device
+
+
+def _host() -> Sequential:
+    return Sequential([tirx.transform.LowerTVMBuiltin(), tirx.transform.LowerIntrin()])
+
+
+def _device() -> Sequential:
+    return Sequential([])  # CPU targets have no device code
