@@ -192,8 +192,7 @@ def compile(
 
     started = time.perf_counter()
     with messages.status(f"Compiling {model.name}"):
-        compiled = compile_model(source, weights, target=build_for, shapes=shapes)
-        compiled.save(destination)
+        compile_model(source, weights, target=build_for, shapes=shapes, path=destination)
     _wrote(destination, f"in {time.perf_counter() - started:.1f} s")
 
 

@@ -61,8 +61,7 @@ def test_demonstration(tmp_path):
         for line in printed.splitlines()
         if len(cells := [cell.strip() for cell in line.strip("│┃ ").split("│")]) == 4
     }
-    assert rows["largest difference of a logit"][0] == "0.0e+00"
-    assert float(rows["largest difference of a logit"][2]) < 1e-4
+    assert max(map(float, rows["largest difference of a logit from stock"][1:])) < 1e-4
     bits = [float(cell) for cell in rows["bits a character, held-out text"]]
     # The same model three times, and better than always guessing the commonest characters.
     assert max(bits) - min(bits) < 0.002
