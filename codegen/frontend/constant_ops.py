@@ -1,4 +1,4 @@
-"""Operators without inputs that make constants."""
+"""Operators that make constants."""
 
 from __future__ import annotations
 
@@ -35,4 +35,36 @@ def _fold(config: ZerosConfig, name: str, inputs: Sequence[Known]) -> list[Known
     return [Zeros(config.shape, config.dtype)]
 
 
+# --- zeros broadcast to another value's sizes: how states get the batch size of the data --------
+
+
+def _read_broadcast(attrs: Attributes) -> tuple[int, ...] | None:
+    attrs.ignore("rhs_axes")
+    return attrs.shape("lhs_axes", None)
+
+
+def _fold_broadcast(
+    config: tuple[int, ...] | None, name: str, inputs: Sequence[Known | None]
+) -> list[Known]:
+    zeros = inputs[0]
+    if not isinstance(zeros, Zeros):
+        raise Unsupported("is only supported for zeros")
+    rank = len(zeros.shape)
+    if config is not None and not all(-rank <= axis < rank for axis in config):
+        raise Unsupported(f"lhs_axes={config} of {rank} dimensions")
+    axes = range(rank) if config is None else [axis % rank for axis in config]
+    # The other value's sizes come out where these zeros are used: an LSTM's batch is its data's.
+    sizes = [
+        None if axis in axes and size in (None, 1) else size
+        for axis, size in enumerate(zeros.shape)
+    ]
+    return [Zeros(tuple(sizes), zeros.dtype)]
+
+
 ZEROS = Operator(read=_read, inputs=lambda config: 0, fold=_fold)
+BROADCAST_LIKE = Operator(
+    read=_read_broadcast,
+    inputs=lambda config: 2,
+    fold=_fold_broadcast,
+    shape_inputs=frozenset({1}),
+)

@@ -75,9 +75,10 @@ def fold(program: Program, params: Params) -> dict[Entry, Known]:
     }
     problems: list[Problem] = []
     for call in program.calls.values():
-        inputs = [known[entry] for entry in call.node.inputs if entry in known]
+        inputs = [known.get(entry) for entry in call.node.inputs]
+        unknown = {number for number, value in enumerate(inputs) if value is None}
         try:
-            if call.operator.fold is not None and len(inputs) == len(call.node.inputs):
+            if call.operator.fold is not None and unknown <= call.operator.shape_inputs:
                 results = call.operator.fold(call.config, call.node.name, inputs)
                 known.update((Entry(call.index, n), value) for n, value in enumerate(results))
             elif call.operator.convert is None and call.index not in parameter_side:

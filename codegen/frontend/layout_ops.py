@@ -1,4 +1,4 @@
-"""Operators that move elements and compute nothing: reshape, concatenate, swap axes."""
+"""Operators that give elements another place: reshape, swap axes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from tvm import relax
 
 from .attributes import Attributes, Unsupported
@@ -116,32 +115,6 @@ def _fold_np_reshape(config: tuple[int, ...], name: str, inputs: Sequence[Known]
         raise Unsupported(reason) from None
 
 
-# --- concatenate: only parameters -----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ConcatConfig:
-    """Attributes of the concatenations: axis and number of inputs."""
-
-    axis: int
-    count: int
-
-
-def _read_concat(attrs: Attributes) -> ConcatConfig:
-    return ConcatConfig(attrs.integer("dim", 1), attrs.integer("num_args", least=1))
-
-
-def _fold_concat(config: ConcatConfig, name: str, inputs: Sequence[Known]) -> list[Known]:
-    arrays = [to_array(known) for known in inputs]
-    dtypes = sorted({str(array.dtype) for array in arrays})
-    if len(dtypes) > 1:
-        raise Unsupported(f"its inputs have different dtypes: {', '.join(dtypes)}")
-    try:
-        return [Constant(name, np.concatenate(arrays, config.axis))]
-    except ValueError as error:
-        raise Unsupported(f"its inputs do not fit together: {error}") from None
-
-
 # --- permute axes ---------------------------------------------------------------------------
 
 
@@ -201,7 +174,7 @@ def _infer_permute(
     shape = list(need.shape)
     for axis, source in enumerate(config.order(len(shape))):
         shape[source] = need.shape[axis]
-    return [Need(tuple(shape), need.dtype)]
+    return [Need(tuple(shape), need.dtype, need.role)]
 
 
 def _convert_permute(config: Any, context: Context, inputs: Sequence[Value]) -> list[Value]:
@@ -225,12 +198,7 @@ def _one_input(config: Any) -> int:
     return 1
 
 
-def _several_inputs(config: ConcatConfig) -> int:
-    return config.count
-
-
 RESHAPE = Operator(_read_reshape, _one_input, fold=_fold_reshape)
 NP_RESHAPE = Operator(_read_np_reshape, _one_input, fold=_fold_np_reshape)
-CONCAT = Operator(_read_concat, _several_inputs, fold=_fold_concat)
 SWAP_AXES = _permuting(_read_swap)
 TRANSPOSE = _permuting(_read_transpose)

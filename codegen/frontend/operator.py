@@ -80,8 +80,12 @@ class Context:
 class Fold(Protocol):
     """Compute a node's outputs from constants, when compiling."""
 
-    def __call__(self, config: Any, name: str, inputs: Sequence[Known]) -> Sequence[Known]:
-        """Return the outputs, named after the node."""
+    def __call__(self, config: Any, name: str, inputs: Sequence[Any]) -> Sequence[Known]:
+        """Return the outputs, named after the node.
+
+        ``inputs`` are constants (Known), but for the operator's ``shape_inputs``: these may be
+        None, which is not known yet.
+        """
         ...
 
 
@@ -131,5 +135,6 @@ class Operator:
     convert: Convert | None = None
     outputs: Callable[[Any], tuple[str, ...]] = field(default=_one_output)  # MXNet's suffixes
     constants: Callable[[Any], tuple[int, ...]] = field(default=_no_constants)  # input numbers
+    shape_inputs: frozenset[int] = frozenset()  # numbers of inputs of which only the shape matters
     # (configuration, rank) -> output axis i is input axis [i], of operators that do no more.
     permutation: Callable[[Any, int], tuple[int, ...]] | None = None

@@ -15,6 +15,13 @@ from .registry import OPERATORS
 
 Problem = tuple[str, str, str]  # node name, operator, reason
 
+# What the graphs of gluonlstm.LSTM hold where MXNet's own operator cannot do the work on a CPU.
+LOOP_OPERATORS = ("_foreach", "SequenceMask", "SequenceReverse")
+LOOP_REMEDY = (
+    "If net.export wrote this file for a gluonlstm.LSTM, write it with gluonlstm.export instead, "
+    "which keeps an LSTM one operator."
+)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -54,7 +61,8 @@ class Program:
             except Unsupported as problem:
                 problems.append((node.name, node.op, str(problem)))
         if problems:
-            raise UnsupportedOperatorError(problems)
+            loops = any(op in LOOP_OPERATORS for _, op, _ in problems)
+            raise UnsupportedOperatorError(problems, LOOP_REMEDY if loops else "")
         for call in self.calls.values():
             self._check_entries(call.node.inputs, f"node {call.node.name!r}, field inputs")
         self._check_entries(self.graph.heads, "field heads")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from . import constant_ops, identity_ops, layout_ops, rnn_ops
+from . import constant_ops, identity_ops, join_ops, layout_ops, rnn_ops
 from .operator import Operator
 
 OPERATORS: Mapping[str, Operator] = MappingProxyType(
@@ -19,19 +19,23 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
         "_np_reshape": layout_ops.NP_RESHAPE,
         "_npx_reshape": layout_ops.NP_RESHAPE,
         "_npi_reshape": layout_ops.NP_RESHAPE,
-        "Concat": layout_ops.CONCAT,
-        "concat": layout_ops.CONCAT,
-        "_rnn_param_concat": layout_ops.CONCAT,
-        "_npi_rnn_param_concat": layout_ops.CONCAT,
-        "_npi_concatenate": layout_ops.CONCAT,
         "SwapAxis": layout_ops.SWAP_AXES,
         "swapaxes": layout_ops.SWAP_AXES,
         "_npi_swapaxes": layout_ops.SWAP_AXES,
         "transpose": layout_ops.TRANSPOSE,
         "_np_transpose": layout_ops.TRANSPOSE,
+        # joining and splitting
+        "SliceChannel": join_ops.SPLIT,
+        "split": join_ops.SPLIT,
+        "Concat": join_ops.CONCAT,
+        "concat": join_ops.CONCAT,
+        "_rnn_param_concat": join_ops.CONCAT,
+        "_npi_rnn_param_concat": join_ops.CONCAT,
+        "_npi_concatenate": join_ops.CONCAT,
         # constants
         "_zeros": constant_ops.ZEROS,
         "_npi_zeros": constant_ops.ZEROS,
+        "broadcast_like": constant_ops.BROADCAST_LIKE,
         # nothing at inference
         "Dropout": identity_ops.DROPOUT,
         "_npx_dropout": identity_ops.DROPOUT,

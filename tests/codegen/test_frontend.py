@@ -30,7 +30,7 @@ def expected(spec, params, x, h0, c0, lengths):
 
 
 @given(cases.specs(), cases.spellings(), st.integers(0, 4), st.integers(0, 3), st.integers(0, 99))
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_every_spelling_computes_the_reference(spec, spelling, steps, batch, seed):
     rng = np.random.default_rng(seed)
     batch = spelling.batch or batch

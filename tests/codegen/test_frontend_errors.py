@@ -97,6 +97,13 @@ def test_attributes_that_cannot_be_honoured(attrs, reason):
     assert reason in text
 
 
+def test_the_graph_of_a_loop_is_pointed_to_the_exporter():
+    writer = GraphWriter()
+    graph = writer.graph([writer.call("_foreach", "loop", [writer.var("x")])])
+    with pytest.raises(UnsupportedOperatorError, match=r"gluonlstm\.export instead"):
+        lower(graph, {})
+
+
 def test_annotations_are_no_attributes():
     lower(rnn_graph(__profiler_scope__="lstm:"), {"w": PACKED})
 
@@ -124,10 +131,10 @@ def test_missing_parameters_are_reported_at_once():
 def test_reshape_of_run_time_values_is_named_as_such():
     writer = GraphWriter()
     flat = writer.call("Reshape", "flat", [writer.var("x")], shape="(-1,)")
-    both = writer.call("Concat", "both", [flat, flat], dim="0", num_args="2")
+    also = writer.call("_np_reshape", "also", [flat], newshape="(1, -1)")
     with pytest.raises(UnsupportedOperatorError) as caught:
-        lower(writer.graph([both]), {})
-    assert [name for name, *_ in caught.value.nodes] == ["both", "flat"]
+        lower(writer.graph([also]), {})
+    assert [name for name, *_ in caught.value.nodes] == ["also", "flat"]
     assert all("only supported on parameters" in reason for *_, reason in caught.value.nodes)
 
 

@@ -1,4 +1,4 @@
-"""Reshape, concatenate, swap axes: folded with numpy exactly as MXNet 1.9.1 computes them."""
+"""Reshape and swap axes: folded with numpy exactly as MXNet 1.9.1 computes them."""
 
 from __future__ import annotations
 
@@ -145,25 +145,6 @@ def test_numpy_reshape(shape, data):
 def test_numpy_reshape_refuses(shape, order, reason):
     with pytest.raises(UnsupportedOperatorError, match=reason):
         folded("_np_reshape", array_of((2, 3)), newshape=shape, order=order)
-
-
-@given(st.integers(1, 3), st.integers(0, 2), st.lists(st.integers(1, 3), min_size=1, max_size=3))
-@settings(max_examples=50)
-@pytest.mark.mxnet
-def test_concat_equals_mxnet(mx, rank, axis, widths):
-    axis = min(axis, rank - 1)
-    arrays = [array_of(tuple(width if i == axis else 2 for i in range(rank))) for width in widths]
-    want = mx.nd.concat(*map(mx.nd.array, arrays), dim=axis).asnumpy()
-    for op in ("Concat", "concat", "_rnn_param_concat"):
-        got = folded(op, *arrays, dim=str(axis), num_args=str(len(arrays)))
-        np.testing.assert_array_equal(got, want)
-
-
-def test_concat_that_does_not_fit():
-    with pytest.raises(UnsupportedOperatorError, match="do not fit together"):
-        folded("Concat", array_of((2, 3)), array_of((3, 2)), dim="0", num_args="2")
-    with pytest.raises(UnsupportedOperatorError, match=r"2 input\(s\) and needs 3"):
-        folded("Concat", array_of((2,)), array_of((3,)), dim="0", num_args="3")
 
 
 @given(st.integers(1, 4), st.data())
