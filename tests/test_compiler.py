@@ -284,7 +284,7 @@ def test_torch_objects_that_are_no_lstm(asked):
 # --- numbers ---------------------------------------------------------------------------------
 
 compiles = settings(
-    max_examples=8,
+    max_examples=5,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 needs_compiler = pytest.mark.tvm
@@ -420,6 +420,23 @@ def test_compiled_torch_modules_compute_the_same(data):
         close(got.data, want.data)
         for g, w in zip(got_states, states, strict=True):
             close(g, w)
+
+
+@needs_compiler
+@pytest.mark.torch
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_compiled_torch_modules_of_16_bits(dtype):
+    import torch
+
+    module = torch_lstm(hidden_size=8).to(getattr(torch, dtype))
+    model = gluonlstm.compile(module, target=TARGET)
+    x = torch.randn(5, 2, 3).to(getattr(torch, dtype))
+    y, _ = model(x)
+    assert y.dtype == x.dtype
+    with torch.no_grad():
+        want, _ = module.float()(x.float())
+    # Computed in float32; what is rounded to the dtype are the weights (already) and the output.
+    close(y.float(), want, atol=2 * torch.finfo(x.dtype).eps)
 
 
 # --- Gluon -----------------------------------------------------------------------------------
@@ -604,6 +621,47 @@ def test_exported_files_compute_what_they_compute_in_mxnet(mx, tmp_path):
     again = gluonlstm.compile(loaded, target=TARGET)
     for value, want in zip(again(x, h0, c0), (y, h, c), strict=True):
         close(value, want.asnumpy())
+
+
+@pytest.mark.mxnet
+@needs_compiler
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bias": False},
+        {"state_clip_min": -0.1, "state_clip_max": 0.2, "layout": "NTC"},
+    ],
+    ids=["bias", "clip"],
+)
+@pytest.mark.parametrize("semantics", ["legacy", "numpy"])
+def test_nets_with_what_stock_cannot_do(mx, options, semantics):
+    net = Around.make(mx, "ours", **options)
+    x, *_ = random_arrays(LSTMSpec(4, layout=options.get("layout", "TNC"), input_size=3))
+    if semantics == "numpy":
+        mx.npx.set_np()
+    try:
+        want = net(mx.np.array(x) if semantics == "numpy" else mx.nd.array(x)).asnumpy()
+        model = gluonlstm.compile(net, target=TARGET)
+    finally:
+        mx.npx.reset_np()
+    close(model(x), want)
+
+
+@pytest.mark.mxnet
+@needs_compiler
+def test_what_the_net_itself_exports_for_dropout(mx, tmp_path):
+    # The layers of such an LSTM are operators of their own, with Dropout between them.
+    layer = gluon_layer(mx, "ours", num_layers=2, dropout=0.5)
+    layer.hybridize()
+    x, h0, c0, _ = random_arrays(layer.spec)
+    y, (h, c) = layer(mx.nd.array(x), [mx.nd.array(h0), mx.nd.array(c0)])
+    layer.export(str(tmp_path / "m"))
+    model = gluonlstm.compile(tmp_path / "m-symbol.json", tmp_path / "m-0000.params", target=TARGET)
+    for got, want in zip(model(x, h0, c0), (y, h, c), strict=True):
+        close(got, want.asnumpy())
+    close(
+        model(x)[0], reference.lstm(layer.spec, compiler._layer_parameters(layer, layer.spec), x)[0]
+    )
 
 
 @pytest.mark.mxnet
