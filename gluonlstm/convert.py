@@ -11,8 +11,8 @@ import numpy as np
 
 from gluonlstm import checkpoint_files, npz_file, params_file, safetensors_file
 from gluonlstm.array_file import Array, StrPath
-from gluonlstm.errors import InvalidArgumentError, MissingParameterError
-from gluonlstm.infer import FoundLSTM
+from gluonlstm.errors import InvalidArgumentError
+from gluonlstm.infer import FoundLSTM, fit
 from gluonlstm.naming import Form, spellings
 from gluonlstm.spec import LSTMSpec
 from gluonlstm.survey import Specs, survey
@@ -105,16 +105,17 @@ def write(
 ) -> None:
     """Write the checkpoint of one LSTM from canonical parameters; ``to`` is as in :func:`convert`.
 
-    ``owner`` is the path that its names get ("encoder.1"). Raises MissingParameterError.
+    ``owner`` is the path that its names get ("encoder.1"). Raises MissingParameterError,
+    ShapeMismatchError or InvalidArgumentError for parameters that are not those of ``spec``.
     """
     if to not in get_args(Target):
         raise InvalidArgumentError(f"to={to!r} must be one of {get_args(Target)}.")
     _check_suffix(path)
+    if not spec.input_size and "l0_i2h_weight" in params:
+        spec = spec.replace(input_size=params["l0_i2h_weight"].shape[-1])
     path_owner = f"{owner}." if owner and not owner.endswith(".") else owner
-    found = FoundLSTM(path_owner, "prefix", spec, dict(params), dict.fromkeys(params, ()))
-    if missing := [p.name for p in spec.parameters() if p.name not in params]:
-        raise MissingParameterError(missing, params)
-    save(path, _rename(found, to, len(params)).tensors, to)
+    found = FoundLSTM(path_owner, "prefix", spec, dict(params), {key: (key,) for key in params})
+    save(path, _rename(fit(found, spec, params), to, len(params)).tensors, to)
 
 
 def save(path: StrPath, arrays: Mapping[str, Array], to: Target) -> None:

@@ -51,7 +51,7 @@ class FoundLSTM:
 
 
 def foreign(group: Group, arrays: Mapping[str, np.ndarray]) -> str:
-    """Say why these tensors belong to a GRU or a plain RNN; "" if nothing says so."""
+    """Say why these tensors belong to another kind of cell; "" if nothing says so."""
     for (index, direction, kind), gates in group.slots.items():
         if set(gates) & (set(GRU_LETTERS) - set(GATE_LETTERS)):
             return f"{next(iter(gates.values()))} is of a GRU, not of an LSTM"
@@ -59,6 +59,8 @@ def foreign(group: Group, arrays: Mapping[str, np.ndarray]) -> str:
         if kind != "h2h_weight" or name is None or (index, direction, "h2r_weight") in group.slots:
             continue
         shape = arrays[name].shape
+        if len(shape) > 2:
+            return f"{name} of shape {shape} is of a convolutional cell, not of an LSTM"
         if len(shape) == 2 and shape[1] and shape[0] in (shape[1], 3 * shape[1]):
             cell = "a plain RNN (no gates)" if shape[0] == shape[1] else "a GRU (3 gates)"
             return f"{name} of shape {shape} is of {cell}, not of an LSTM (4 gates)"

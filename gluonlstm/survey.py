@@ -36,13 +36,14 @@ def survey(arrays: Mapping[str, np.ndarray], specs: Specs = None) -> Survey:
     an LSTM whose tensors are incomplete or contradict each other.
     """
     groups, vectors = collect(arrays)
-    skipped = {group.owner: foreign(group, arrays) for group in groups}
-    groups = [group for group in groups if not skipped.get(group.owner)]
+    owners = [group.owner for group in groups]
+    skipped = {group.owner: reason for group in groups if (reason := foreign(group, arrays))}
+    groups = [group for group in groups if not foreign(group, arrays)]
     if isinstance(specs, LSTMSpec) and (merged := merge_cells(groups, arrays, specs)):
         groups = [merged]
     found: list[FoundLSTM] = []
     for group in groups:
-        found += _resolve_or_split(group, arrays)
+        found += _resolve_or_split(group, arrays, owners)
     for owner, name in vectors.items():
         if spec := _lookup(owner, specs):
             found.append(resolve_packed(owner, name, arrays[name], spec))
@@ -54,7 +55,7 @@ def survey(arrays: Mapping[str, np.ndarray], specs: Specs = None) -> Survey:
     checked = [
         fit(lstm, spec, arrays) if (spec := _lookup(lstm.owner, specs)) else lstm for lstm in found
     ]
-    return Survey(checked, {owner: reason for owner, reason in skipped.items() if reason})
+    return Survey(checked, skipped)
 
 
 def collect(arrays: Mapping[str, np.ndarray]) -> tuple[list[Group], dict[str, str]]:
@@ -112,18 +113,28 @@ def merge_cells(
     return _merged(groups, places)
 
 
-def _resolve_or_split(group: Group, arrays: Mapping[str, np.ndarray]) -> list[FoundLSTM]:
-    """Resolve a stack of cells; cells that cannot follow each other are LSTMs of their own."""
-    try:
+def _resolve_or_split(
+    group: Group, arrays: Mapping[str, np.ndarray], owners: list[str]
+) -> list[FoundLSTM]:
+    """Resolve a stack of cells; cells that do not make one LSTM are LSTMs of their own.
+
+    They do not where shapes forbid it, nor where another cell stands between them under a name of
+    its own (``1.base_cell.i2h_weight``): wrappers such as ResidualCell change the computation.
+    """
+    if group.form != "stack":
         return [resolve(group, arrays)]
-    except ShapeMismatchError:
-        cells: dict[int, Group] = {}
-        for (index, direction, kind), gates in group.slots.items():
-            cell = cells.setdefault(index, Group(f"{group.owner}{index}.", "cell"))
-            cell.slots[0, direction, kind] = gates
-        if group.form != "stack" or len(cells) < 2:
-            raise
-        return [resolve(cell, arrays) for cell in cells.values() if not foreign(cell, arrays)]
+    cells: dict[int, Group] = {}
+    for (index, direction, kind), gates in group.slots.items():
+        cell = cells.setdefault(index, Group(f"{group.owner}{index}.", "cell"))
+        cell.slots[0, direction, kind] = gates
+    between = re.compile(re.escape(group.owner) + r"[0-9]+\..*", re.DOTALL)
+    if not any(between.fullmatch(owner) for owner in owners):
+        try:
+            return [resolve(group, arrays)]
+        except ShapeMismatchError:
+            if len(cells) == 1:
+                raise
+    return [resolve(cell, arrays) for cell in cells.values() if not foreign(cell, arrays)]
 
 
 def _lookup(owner: str, specs: Specs) -> LSTMSpec | None:

@@ -153,6 +153,14 @@ def test_a_gru_by_gates_is_no_lstm():
         checkpoint.canonical(arrays)
 
 
+def test_a_convolutional_cell_is_no_lstm():
+    arrays = {f"cell.{k}_weight": np.zeros((8, 2, 3, 3)) for k in ("i2h", "h2h")}
+    arrays |= {f"cell.{k}_bias": np.zeros(8) for k in ("i2h", "h2h")}
+    assert checkpoint.find_lstms(arrays) == {}
+    with pytest.raises(InvalidArgumentError, match="convolutional"):
+        checkpoint.canonical(arrays)
+
+
 def test_gaps_between_layers_are_named_a_few_at_a_time():
     spec = LSTMSpec(1, num_layers=2, input_size=1)
     arrays = {k.replace("l1_", "l999999_"): v for k, v in params_of(spec).items()}
@@ -286,7 +294,7 @@ def test_files_of_every_format(tmp_path):
         assert checkpoint.canonical(arrays)[0] == spec
         with checkpoint.open(tmp_path / name) as file:
             assert file.info("l0_i2h_weight").shape == (8, 3)
-            assert checkpoint.canonical(dict(file))[0] == spec
+            assert checkpoint.canonical(file)[0] == spec
 
 
 @pytest.mark.parametrize(
