@@ -17,7 +17,8 @@ _TIR_PIPELINE = "gluonlstm"
 
 # What TVM's default pipeline for s_tir holds, less the passes that only GPU code, thread bindings
 # or block buffers need: our CPU kernels are loops already, and legalised operators are one loop
-# nest each. The order is TVM's.
+# nest each. The order is TVM's. StorageRewrite is left out as well: it lets buffers of different
+# element types share memory and then rejects the result, and LLVM colours the stack anyway.
 _TIR_PASSES = (
     s_tir.transform.CanonicalizeLoop,
     s_tir.transform.LowerInitBlock,
@@ -29,7 +30,6 @@ _TIR_PASSES = (
     tirx.transform.FlattenBuffer,
     tirx.transform.BF16ComputeLegalize,
     tirx.transform.VectorizeLoop,
-    tirx.transform.StorageRewrite,
     tirx.transform.UnrollLoop,
     tirx.transform.StmtSimplify,
     tirx.transform.RemoveNoOp,

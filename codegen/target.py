@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tvm
 from tvm.target import codegen as _llvm
 
 from gluonlstm.errors import InvalidArgumentError
+from gluonlstm.machine import cpu_flags
 
 # SIMD units of x86 from wide to narrow: (LLVM feature, bytes of a vector, vector registers).
 _X86_UNITS = (("avx512f", 64, 32), ("avx", 32, 16), ("sse2", 16, 16))
@@ -94,7 +94,7 @@ def _host_cpu(triple: str) -> str:
     if triple != _llvm.llvm_get_system_triple():
         raise InvalidArgumentError(f"target mtriple={triple!r} is not this machine: name its mcpu.")
     name = str(_llvm.llvm_get_system_cpu())
-    present = _cpuinfo_flags()
+    present = cpu_flags()
     if present is None:
         return name
     for candidate in (name, *_GENERIC_X86):
@@ -102,16 +102,6 @@ def _host_cpu(triple: str) -> str:
         if {_CPUINFO_FLAGS[f] for f in features if f in _CPUINFO_FLAGS} <= present:
             return candidate
     return name
-
-
-def _cpuinfo_flags() -> set[str] | None:
-    """Read the CPU's feature flags; None where the system does not list them in x86's way."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return None
-    flags = next((line for line in lines if line.startswith("flags")), None)
-    return None if flags is None else set(flags.partition(":")[2].split())
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
         "numpy torch",  # torch: to read a bfloat16 tensor that the caller has given
     ),
     "symbol": ("symbol", "errors", ""),
+    "machine": ("machine", "", ""),
     "reference": ("reference", "errors spec", "numpy"),
     "checkpoint": (
         "checkpoint convert infer naming packed survey",
@@ -40,9 +41,9 @@ PARTS: dict[str, tuple[str, str, str]] = {
     ),
     "artifact": ("artifact model_info weight_table", "errors spec arrays", "numpy"),
     "runtime": (
-        "call_arguments engine input_arrays machine packed_sequence runtime tensors tvm_library"
+        "call_arguments engine input_arrays packed_sequence runtime tensors tvm_library"
         " worker_threads",
-        "errors spec arrays artifact",
+        "errors spec arrays artifact machine",
         "numpy torch tvm_ffi",
     ),
     "block": (
@@ -51,7 +52,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
         "errors spec symbol arrays files checkpoint",
         "mxnet numpy",
     ),
-    "target": ("codegen.target", "errors", "tvm"),
+    "target": ("codegen.target", "errors machine", "tvm"),
     "packing": ("codegen.packing", "errors spec", "numpy"),
     "kernels": ("codegen.kernels", "errors spec target", "numpy tvm"),
     "frontend": ("codegen.frontend", "errors spec symbol checkpoint artifact", "numpy tvm"),

@@ -8,7 +8,7 @@ float32
     fused multiply-adds. The coefficients minimise the relative error of the fraction (6.5e-9
     before rounding, by a weighted least-squares fit); evaluated in float32 the error is below
     3.0e-7 (absolute and relative) and the result never exceeds 1. 1 - tanh(8) = 2.3e-7.
-    sigmoid(x) = (1 + tanh(x / 2)) / 2, error below 1.5e-7.
+    sigmoid(x) = (1 + tanh(x / 2)) / 2, error below 2.5e-7.
 float64
     From exp, with clamps that keep every product of three denominators finite; near 0 tanh uses
     its Taylor series, where 1 - exp(-2x) would cancel. Relative error below 1e-13.

@@ -119,10 +119,7 @@ class _Layer:
         self.projection_blocks = -(-(shape.projection_size or 0) // (GATE_COUNT * lanes))  # Q
         self.hidden_padded = self.unit_blocks * lanes
         self.output_padded = self.projection_blocks * GATE_COUNT * lanes or self.hidden_padded
-        # A parallel loop of extent 1 is no loop to TVM, and a region without one is an error.
-        self.threaded = shape.directions * self.unit_blocks > 1 and (
-            not shape.projection_size or shape.directions * self.projection_blocks > 1
-        )
+        self.threaded = shape.directions * self.unit_blocks > 1
 
     def build(self) -> tvm.tirx.PrimFunc:
         """Emit the whole function."""
@@ -198,8 +195,10 @@ class _Layer:
                 yield quotient(task, blocks), remainder(task, blocks)
             return
         wait = T.attr(0, "pragma_parallel_barrier_when_finish", 1) if barrier else nullcontext()
-        with wait, T.parallel(0, extent) as task:
-            yield quotient(task, blocks), remainder(task, blocks)
+        # TVM takes a loop of extent 1 for no loop, and then every thread would run its body.
+        with wait, T.parallel(0, max(extent, 2)) as task:
+            with nullcontext() if extent > 1 else when(task == 0):
+                yield quotient(task, blocks), remainder(task, blocks)
 
     # --- states ----------------------------------------------------------------------------
 
