@@ -254,6 +254,8 @@ def _check_sizes(infos: Iterable[zipfile.ZipInfo], size: int, path: StrPath | No
     """Refuse what the archive's own length cannot justify, before anything is decompressed."""
     packed = unpacked = 0
     for info in infos:
+        if not 0 <= info.header_offset < size:
+            raise ParamsFormatError(path, 0, f"{info.filename!r} lies outside of the file.")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             reason = f"{info.filename!r} is neither stored nor deflated."
             raise ParamsFormatError(path, info.header_offset, reason)

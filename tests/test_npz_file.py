@@ -169,6 +169,11 @@ def _patched(data, offset_in_entry, layout, value):
     return data[:at] + struct.pack(layout, value) + data[at + struct.calcsize(layout) :]
 
 
+def _without_byte(data):
+    """Cut a byte out, so that by the central directory the entry begins at -1."""
+    return data[:10] + data[11:]
+
+
 def _twice():
     return archive({"w.npy": GOOD, "v.npy": GOOD}).replace(b"v.npy", b"w.npy")
 
@@ -199,7 +204,9 @@ HOSTILE = {
     "claimed size": (lambda: _patched(_header(PLAIN % "(6,)"), 24, "<I", 2**31), "cannot hold"),
     "claimed packed": (lambda: _patched(archive({"w.npy": GOOD}), 20, "<I", 2**31), "cannot hold"),
     "encrypted": (lambda: _patched(archive({"w.npy": GOOD}), 8, "<H", 1), "damaged zip"),
-    "offset": (lambda: _patched(archive({"w.npy": GOOD}), 42, "<I", 2**31), "damaged zip"),
+    "offset": (lambda: _patched(archive({"w.npy": GOOD}), 42, "<I", 2**31), "outside of the file"),
+    "other offset": (lambda: _patched(archive({"w.npy": GOOD}), 42, "<I", 7), "damaged zip"),
+    "before the file": (lambda: _without_byte(archive({"w.npy": GOOD})), "outside of the file"),
     "crc": (lambda: _patched(archive({"w.npy": GOOD}), 16, "<I", 1), "damaged zip"),
 }
 
@@ -266,12 +273,14 @@ def test_mutated_files_raise_nothing_else_and_allocate_little(seed, edits, cut):
         at %= len(seed)
         data[at : at + size] = value.to_bytes(4, "little")[:size]
     data = b"PK\3\4" + bytes(data[4 : len(data) - cut])
+    offset = 0
     tracemalloc.start()
     try:
         params_file.loads(data)
-    except ParamsFormatError:
-        pass
+    except ParamsFormatError as error:
+        offset = error.offset
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
+    assert 0 <= offset < len(seed)
     assert peak < 4 << 20
