@@ -6,6 +6,7 @@ The function is ``main(inputs..., weights...) -> tuple of outputs``, the order b
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -179,6 +180,9 @@ class ModelBuilder:
         if not self._open:
             return
         self._open = False
+        if abandon:  # a builder that goes with open blocks prints a warning
+            with contextlib.suppress(Exception):
+                self.bb._end_block()
         error = (RuntimeError, RuntimeError("abandoned"), None) if abandon else (None, None, None)
         self._function.__exit__(*error)
 

@@ -25,6 +25,9 @@ FixedShapes = Mapping[str, Sequence[int | str | None]]
 
 STATES = ("hidden", "cell")
 
+# What MXNet's numbers for dtypes mean; a variable may note one.
+DTYPES = {"1": "float64", "2": "float16", "3": "uint8", "4": "int32", "5": "int8", "6": "int64"}
+
 
 class Inference:
     """What every entry of a program must be, so far as its users tell."""
@@ -110,7 +113,8 @@ class Inference:
         role = next((state for state in STATES if roles <= {*STATES} and state in roles), "data")
         role = "lengths" if "lengths" in roles else role
         shape = letters.shape(need.shape)
-        return builder.input(node.name, shape, need.dtype or "float32", role, role in STATES)
+        dtype = need.dtype or DTYPES.get(node.attrs.get("__dtype__", "0"), "float32")
+        return builder.input(node.name, shape, dtype, role, role in STATES)
 
 
 def given_shape(name: str, shape: Sequence[Any], named: dict[str, Size]) -> tuple[SizeLike, ...]:

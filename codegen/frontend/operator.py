@@ -47,6 +47,14 @@ def to_array(known: Known) -> NDArray[Any]:
     return np.zeros(sizes, known.dtype)
 
 
+def constant(value: Value) -> Constant:
+    """Return a value that must be known when compiling, with zeros spelled out."""
+    if isinstance(value, Zeros):
+        return Constant("zeros", to_array(value))
+    assert isinstance(value, Constant)  # the importer has seen to it
+    return value
+
+
 @dataclass(frozen=True)
 class Need:
     """What a node requires of an input, so that free graph inputs get a shape, dtype and role.

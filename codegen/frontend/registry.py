@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from . import constant_ops, identity_ops, join_ops, layout_ops, rnn_ops
+from . import constant_ops, dense_ops, identity_ops, join_ops, layout_ops, rnn_ops
 from .operator import Operator
 
 OPERATORS: Mapping[str, Operator] = MappingProxyType(
@@ -36,6 +36,21 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
         "_zeros": constant_ops.ZEROS,
         "_npi_zeros": constant_ops.ZEROS,
         "broadcast_like": constant_ops.BROADCAST_LIKE,
+        # dense layers, activations, sums and products
+        "FullyConnected": dense_ops.FULLY_CONNECTED,
+        "_npx_fully_connected": dense_ops.FULLY_CONNECTED,
+        "Embedding": dense_ops.EMBEDDING,
+        "_npx_embedding": dense_ops.EMBEDDING,
+        "Activation": dense_ops.ACTIVATION,
+        "_npx_activation": dense_ops.ACTIVATION,
+        "sigmoid": dense_ops.SIGMOID,
+        "tanh": dense_ops.TANH,
+        "elemwise_add": dense_ops.ELEMWISE_ADD,
+        "elemwise_sub": dense_ops.ELEMWISE_SUB,
+        "elemwise_mul": dense_ops.ELEMWISE_MUL,
+        "broadcast_add": dense_ops.BROADCAST_ADD,
+        "broadcast_sub": dense_ops.BROADCAST_SUB,
+        "broadcast_mul": dense_ops.BROADCAST_MUL,
         # nothing at inference
         "Dropout": identity_ops.DROPOUT,
         "_npx_dropout": identity_ops.DROPOUT,

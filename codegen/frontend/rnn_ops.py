@@ -15,7 +15,7 @@ from gluonlstm.spec import DTYPES, LSTMSpec
 
 from .attributes import Attributes, Unsupported
 from .builder import sizes_of
-from .operator import Constant, Context, Known, Need, Operator, Value, Zeros
+from .operator import Constant, Context, Known, Need, Operator, Value, Zeros, constant
 from .sizes import Size, SizeLike, unify
 
 MODES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -77,9 +77,9 @@ def _infer(
     config: RNNConfig, known: Sequence[Known | None], needs: Sequence[Need | None]
 ) -> list[Need | None]:
     packed = known[PARAMETERS]
-    if not isinstance(packed, Constant):
+    if packed is None:
         return [None] * len(known)
-    spec, _ = config.bind(packed)
+    spec, _ = config.bind(constant(packed))
     steps, batch = _steps_and_batch(needs)
     _join_batches(batch, needs[1:])
     h_shape, c_shape = spec.state_shapes(batch)
@@ -109,9 +109,7 @@ def _join_batches(batch: SizeLike, needs: Sequence[Need | None]) -> None:
 
 
 def _convert(config: RNNConfig, context: Context, inputs: Sequence[Value]) -> list[relax.Var]:
-    packed = inputs[PARAMETERS]
-    assert isinstance(packed, Constant)  # the importer has seen to it
-    spec, params = config.bind(packed)
+    spec, params = config.bind(constant(inputs[PARAMETERS]))
     x = context.tensor(inputs[DATA])
     sizes = sizes_of(x)
     if len(sizes) != 3 or not _is(sizes[2], spec.input_size):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -162,12 +164,14 @@ def test_an_input_twice():
             builder.input("x", (3,), "float32")
 
 
-def test_scopes_are_left_on_errors():
+def test_scopes_are_left_on_errors(capfd):
     before = len(relax.BlockBuilder._stack)
     with pytest.raises(ZeroDivisionError), ModelBuilder():
         raise ZeroDivisionError
     ModelBuilder().__exit__(None, None, None)  # also without an error, and unfinished
     assert len(relax.BlockBuilder._stack) == before
+    gc.collect()
+    assert "remaining blocks" not in capfd.readouterr().err
 
 
 # --- sizes -----------------------------------------------------------------------------------
