@@ -49,7 +49,7 @@ class MissingParameterError(GluonLSTMError, ValueError):
 
 
 class ParamsFormatError(GluonLSTMError, ValueError):
-    """Bytes that are not a valid NDArray-list (``.params``) file."""
+    """Bytes that are not a valid checkpoint: NDArray list (``.params``), npz or safetensors."""
 
     def __init__(self, path: str | PathLike[str] | None, offset: int, reason: str) -> None:
         """Say where in the file (byte offset) reading stopped, and why."""

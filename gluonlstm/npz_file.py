@@ -171,7 +171,12 @@ class NpzFile(ArrayFile["_Member | _Sparse"]):
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         descr, shape = fields.get("descr", ""), fields.get("shape", "").strip("() \t\n")
         sizes = [part.strip().rstrip("L") for part in shape.removesuffix(",").split(",") if shape]
-        if len(fields) < 3 or not all(re.fullmatch(r"\d{1,19}", size) for size in sizes):
+        order = fields.get("fortran_order")
+        if (
+            len(fields) < 3
+            or order not in ("True", "False")
+            or not all(re.fullmatch(r"\d{1,19}", size) for size in sizes)
+        ):
             raise self._defect(info, f"has the header {text[:80]!r}, which is not NumPy's")
         if len(sizes) > MAX_NDIM:
             raise self._defect(info, f"has {len(sizes)} dimensions; {MAX_NDIM} are possible")
@@ -180,7 +185,7 @@ class NpzFile(ArrayFile["_Member | _Sparse"]):
             raise self._defect(info, f"has values of dtype {descr[:80]}, which are not numbers")
         dtype = np.dtype(plain[1] if plain else "<u2")
         type_ = dtype.name if plain else "bfloat16"
-        return tuple(map(int, sizes)), type_, dtype, fields["fortran_order"] == "True"
+        return tuple(map(int, sizes)), type_, dtype, order == "True"
 
     def _describe(self, name: str, entry: _Member | _Sparse) -> ArrayInfo:
         if isinstance(entry, _Member):

@@ -190,6 +190,8 @@ HOSTILE = {
         lambda: _header("{'shape': (6,), 'shape': (6,), 'descr': '<f8'}"),
         "not NumPy's",
     ),
+    "order": (lambda: _header(PLAIN.replace("False", "'x'") % "(6,)"), "not NumPy's"),
+    "shape is a list": (lambda: _header(PLAIN % "[6]"), "not NumPy's"),
     "huge shape": (lambda: _header(PLAIN % "(4611686018427387904, 4)"), "does not fit"),
     "very long number": (lambda: _header(PLAIN % f"({'9' * 5000},)"), "not NumPy's"),
     "negative size": (lambda: _header(PLAIN % "(-1,)"), "not NumPy's"),
