@@ -6,6 +6,7 @@ or not at all.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -19,51 +20,67 @@ from gluonlstm.spec import LSTMSpec
 STATE_NAMES = ("h0", "c0")
 
 
-def check_data(spec: LSTMSpec, x: Any) -> None:
-    """Check the input array: kind of array, rank, width and dtype."""
-    _check_semantics("inputs", x)
-    shape = x.shape
-    width = spec.input_size or "C"
-    if len(shape) != 3 or (spec.input_size and shape[2] != width):
-        raise ShapeMismatchError(
-            "inputs", (*spec.layout[:2], width), shape, f"The layer's layout is {spec.layout}."
-        )
-    if shape[2] == 0:
-        raise ShapeMismatchError("inputs", (*spec.layout[:2], width), shape, "C must not be 0.")
-    _check_dtype("inputs", spec, x)
-    if spec.dtype == "float16" and x.ctx.device_type != "gpu":
+@functools.cache
+def dtype_name(dtype: Any) -> str:
+    """Return the name of a dtype in any spelling; what is none is returned as text."""
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name == "bfloat16":
         raise ArgumentTypeError(
-            "MXNet has no float16 LSTM for CPUs. Use layer.cast('float32'), a GPU context, or "
-            "gluonlstm.compile."
+            "MXNet cannot make bfloat16 arrays. Train in float32; gluonlstm.compile can store "
+            "weights in bfloat16."
         )
+    return name
 
 
-def check_states(spec: LSTMSpec, states: Any, batch: int, context: Any) -> list[Any]:
+def check_data(spec: LSTMSpec, inputs: Any) -> tuple[int, ...]:
+    """Check the input array: kind of array, rank, width and dtype. Returns its shape."""
+    _check_semantics("inputs", inputs)
+    shape = inputs.shape
+    if len(shape) != 3 or shape[2] != (spec.input_size or shape[2]) or not shape[2]:
+        expected = (*spec.layout[:2], spec.input_size or "C")
+        raise ShapeMismatchError(
+            "inputs", expected, shape, f"The layer's layout is {spec.layout}; C must not be 0."
+        )
+    _check_dtype("inputs", spec, inputs)
+    return shape
+
+
+def check_states(spec: LSTMSpec, inputs: Any, context: Any, states: Any, batch: int) -> list[Any]:
     """Return the states as a list of two arrays that fit."""
     states = listed_states(states)
+    kind, dtype = type(inputs), inputs.dtype
     for name, state, shape in zip(STATE_NAMES, states, spec.state_shapes(batch), strict=True):
-        if not isinstance(state, mx.nd.NDArray):
-            raise ArgumentTypeError(
-                f"{name} must be an array like inputs, got {type(state).__name__}."
-            )
-        _check_semantics(name, state)
-        if state.shape != shape:
-            raise ShapeMismatchError(
-                name,
-                shape,
-                state.shape,
-                f"That is (L*D, N, {'P' if name == 'h0' and spec.projection_size else 'H'}); N is "
-                f"taken from inputs in layout {spec.layout}.",
-            )
-        _check_dtype(name, spec, state)
-        _check_context(name, state, context)
+        fits = type(state) is kind and state.shape == shape
+        if not (fits and state.dtype is dtype and state.ctx == context):
+            _check_state(spec, inputs, name, state, shape)
     return states
+
+
+def _check_state(
+    spec: LSTMSpec, inputs: Any, name: str, state: Any, shape: tuple[int, ...]
+) -> None:
+    """Check one state, and say what does not fit."""
+    if not isinstance(state, mx.nd.NDArray):
+        raise ArgumentTypeError(f"{name} must be an array like inputs, not {_kind(state)}.")
+    _check_semantics(name, state)
+    if state.shape != shape:
+        width = "P" if name == "h0" and spec.projection_size else "H"
+        raise ShapeMismatchError(
+            name, shape, state.shape,
+            f"That is (L*D, N, {width}), N being that of inputs {inputs.shape} in layout "
+            f"{spec.layout}.",
+        )  # fmt: skip
+    _check_dtype(name, spec, state)
+    _check_context(name, state, inputs.ctx)
 
 
 def listed_states(states: Any) -> list[Any]:
     """Return states as a list of two; they may be arrays or symbols."""
     if not isinstance(states, Sequence):
-        raise ArgumentTypeError(f"states must be a list [h0, c0], got {type(states).__name__}.")
+        raise ArgumentTypeError(f"states must be a list [h0, c0], not {_kind(states)}.")
     if len(states) != 2:
         raise InvalidArgumentError(f"states must be a list [h0, c0], got {len(states)} elements.")
     return list(states)
@@ -78,7 +95,7 @@ def check_lengths(lengths: Any, steps: int, batch: int, context: Any) -> bool:
         raise missing_lengths()
     if not isinstance(lengths, mx.nd.NDArray):
         raise ArgumentTypeError(
-            f"sequence_length must be an array like inputs, got {type(lengths).__name__}."
+            f"sequence_length must be an array like inputs, not {_kind(lengths)}."
         )
     _check_semantics("sequence_length", lengths)
     if lengths.shape != (batch,):
@@ -118,7 +135,7 @@ def _check_semantics(name: str, array: Any) -> None:
 
 
 def _check_dtype(name: str, spec: LSTMSpec, array: Any) -> None:
-    dtype = np.dtype(array.dtype).name
+    dtype = dtype_name(array.dtype)
     if dtype != spec.dtype and not _casts_automatically():
         raise ArgumentTypeError(
             f"{name} has dtype {dtype}, the layer {spec.dtype}. Convert one: "
@@ -137,3 +154,7 @@ def _check_context(name: str, array: Any, context: Any) -> None:
         raise InvalidArgumentError(
             f"{name} is on {array.ctx}, inputs on {context}. Use {name}.as_in_context(...)."
         )
+
+
+def _kind(thing: Any) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"

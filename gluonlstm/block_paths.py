@@ -20,15 +20,15 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 from gluonlstm.mxnet_compat import mx
 from gluonlstm.spec import LSTMSpec, parameter_name
 
 # An mx.nd.NDArray or mx.sym.Symbol (mx.nd or mx.sym as F says).
-Tensor = Any
-Params = Mapping[str, Tensor]
-Result = tuple[Tensor, Tensor, Tensor]
+Tensor: TypeAlias = Any
+Params: TypeAlias = Mapping[str, Tensor]
+Result: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 # Added to a gate before its sigmoid, this makes the gate exactly 1 (negated: 0) whatever the
 # weights add to it, and its gradient exactly 0.
@@ -293,7 +293,8 @@ def _packed(
                     continue
                 part = params[parameter_name(layer, direction, name)]
                 if column is not None and name == "i2h_weight":
-                    part = F.concat(part, column, dim=1)
+                    # Unlike concat, it infers a C that is not known yet from the output.
+                    part = F._internal._rnn_param_concat(part, column, dim=1)
                 parts.append(F.reshape(part, shape=(-1,)))
     return F._internal._rnn_param_concat(*parts, dim=0)
 
