@@ -649,6 +649,28 @@ def test_nets_with_what_stock_cannot_do(mx, options, semantics):
 
 @pytest.mark.mxnet
 @needs_compiler
+def test_a_language_model_computes_what_it_computes_in_mxnet(mx):
+    class LanguageModel(mx.gluon.HybridBlock):
+        def __init__(self):
+            super().__init__()
+            with self.name_scope():
+                self.encoder = mx.gluon.nn.Embedding(11, 4)
+                self.lstm = gluonlstm.LSTM(4, 2, dropout=0.2, input_size=4)
+                self.decoder = mx.gluon.nn.Dense(11, flatten=False, in_units=4)
+
+        def hybrid_forward(self, F, x):
+            return self.decoder(self.lstm(self.encoder(x)))
+
+    net = LanguageModel()
+    net.initialize(mx.init.Uniform(0.7))
+    model = gluonlstm.compile(net, target=TARGET)
+    tokens = np.random.default_rng(0).integers(0, 11, (6, 3)).astype(np.float32)
+    close(model(tokens), net(mx.nd.array(tokens)).asnumpy())
+    assert model.spec is None
+
+
+@pytest.mark.mxnet
+@needs_compiler
 def test_what_the_net_itself_exports_for_dropout(mx, tmp_path):
     # The layers of such an LSTM are operators of their own, with Dropout between them.
     layer = gluon_layer(mx, "ours", num_layers=2, dropout=0.5)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx
 
-from gluonlstm.errors import ShapeMismatchError
+from gluonlstm.errors import ArgumentTypeError, ShapeMismatchError
 
 from .attributes import Attributes, Unsupported
 from .builder import dtype_of, sizes_of
@@ -63,9 +63,11 @@ def _convert_dense(
         raise ShapeMismatchError(f"weight of {context.name!r}", expected, weight.array.shape)
     transposed = np.ascontiguousarray(weight.array.T)
     matrix = context.builder.weight(f"{weight.name}_transposed", transposed)
+    _check_dtypes(context.name, data, matrix)
     result = emit(relax.op.matmul(data, matrix), context.name)
     if config.bias:
         bias = constant(inputs[BIAS])
+        _check_dtypes(context.name, result, context.tensor(bias))
         if bias.array.shape != (config.width,):
             name = f"bias of {context.name!r}"
             raise ShapeMismatchError(name, (config.width,), bias.array.shape)
@@ -169,7 +171,8 @@ Binary = Callable[[relax.Expr, relax.Expr], relax.Expr]
 def _binary(function: Binary, broadcasts: bool) -> Operator:
     def convert(config: None, context: Context, inputs: Sequence[Value]) -> list[relax.Var]:
         left, right = (context.tensor(value) for value in inputs)
-        if not broadcasts and not _same_shape(left, right):
+        _check_dtypes(context.name, left, right)
+        if not _shapes_fit(_text(left), _text(right), broadcasts):
             name = f"right side of {context.name!r}"
             raise ShapeMismatchError(name, _text(left), _text(right))
         return [context.builder.emit(function(left, right), context.name)]
@@ -181,17 +184,27 @@ def _binary(function: Binary, broadcasts: bool) -> Operator:
     return Operator(read=read, inputs=lambda config: 2, infer=infer, convert=convert)
 
 
-def _same_shape(left: relax.Expr, right: relax.Expr) -> bool:
-    pairs = zip(sizes_of(left), sizes_of(right), strict=False)
-    same_rank = len(sizes_of(left)) == len(sizes_of(right))
-    return same_rank and all(str(a) == str(b) for a, b in pairs)
+def _shapes_fit(left: Sequence[str], right: Sequence[str], broadcasts: bool) -> bool:
+    """Whether sizes are equal, or 1 where they may be broadcast; a free size is only itself."""
+    if not broadcasts:
+        return left == right
+    pairs = zip(reversed(left), reversed(right), strict=False)
+    return all(a == b or "1" in (a, b) for a, b in pairs)
 
 
 def _text(value: relax.Expr) -> tuple[str, ...]:
-    return tuple(map(str, sizes_of(value)))
+    return tuple(str(getattr(size, "value", size)) for size in sizes_of(value))
 
 
 # --- helpers --------------------------------------------------------------------------------
+
+
+def _check_dtypes(name: str, left: relax.Expr, right: relax.Expr) -> None:
+    if dtype_of(left) != dtype_of(right):
+        raise ArgumentTypeError(
+            f"the inputs of {name!r} are {dtype_of(left)} and {dtype_of(right)}; they must have "
+            "one dtype."
+        )
 
 
 def _known_sizes(sizes: Sequence[Any]) -> list[int]:

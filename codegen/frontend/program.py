@@ -95,13 +95,14 @@ class Program:
 
     def _check_entries(self, entries: Sequence[Entry], where: str) -> None:
         for entry in entries:
-            call = self.calls.get(entry.node)
-            if call is not None and entry.output >= len(call.outputs):
+            node, call = self.graph.nodes[entry.node], self.calls.get(entry.node)
+            count = 1 if call is None else len(call.outputs)
+            if entry.output >= count:
                 raise SymbolFormatError(
                     None,
                     where,
-                    f"asks for output {entry.output} of {call.node.name!r} ({call.node.op}), "
-                    f"which has {len(call.outputs)}",
+                    f"asks for output {entry.output} of {node.name!r} ({node.op}), which has "
+                    f"{count}",
                 )
 
 

@@ -11,7 +11,12 @@ pytest.importorskip("tvm", reason="tvm is not installed")
 
 from gluonlstm import reference
 from gluonlstm.codegen.frontend.importer import lower_graph
-from gluonlstm.errors import MissingParameterError, ShapeMismatchError, UnsupportedOperatorError
+from gluonlstm.errors import (
+    ArgumentTypeError,
+    MissingParameterError,
+    ShapeMismatchError,
+    UnsupportedOperatorError,
+)
 from gluonlstm.spec import LSTMSpec
 from tests.codegen import frontend_cases as cases
 from tests.codegen.frontend_cases import GraphWriter, ReferenceEmitter
@@ -129,6 +134,10 @@ def test_broadcasting_sums_and_products(mx, op):
     x, y = random(3, 4), random(1, 4, seed=1)
     want = getattr(mx.nd, op)(mx.nd.array(x), mx.nd.array(y)).asnumpy()
     np.testing.assert_array_equal(computed(op, [x], [y]), want)
+    np.testing.assert_array_equal(computed(op, [x], [y[0]]), want)
+    for shape in ((2, 4), (3,), (1, 3)):
+        with pytest.raises(ShapeMismatchError, match="right side of 'node'"):
+            computed(op, [x], [random(*shape)])
 
 
 @pytest.mark.parametrize(
@@ -143,6 +152,19 @@ def test_broadcasting_sums_and_products(mx, op):
 def test_weights_of_the_wrong_shape(op, params, attrs, match):
     with pytest.raises(ShapeMismatchError, match=match):
         computed(op, [random(2, 4)], params, **attrs)
+
+
+@pytest.mark.parametrize(
+    ("op", "params", "attrs"),
+    [
+        ("FullyConnected", [random(5, 4).astype("f8")], {"no_bias": True, "num_hidden": 5}),
+        ("FullyConnected", [random(5, 4), random(5).astype("f8")], {"num_hidden": 5}),
+        ("elemwise_add", [random(2, 4).astype("f8")], {}),
+    ],
+)
+def test_inputs_of_different_dtypes(op, params, attrs):
+    with pytest.raises(ArgumentTypeError, match="'node' are float32 and float64"):
+        computed(op, [random(2, 4)], params, free=False, **attrs)
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("tvm", reason="tvm is not installed")
 
 from tvm import relax
 
 from gluonlstm.codegen.frontend.importer import lower_graph
+from gluonlstm.codegen.frontend.registry import OPERATORS
 from gluonlstm.errors import (
     ArgumentTypeError,
+    GluonLSTMError,
     InvalidArgumentError,
     MissingParameterError,
     ShapeMismatchError,
@@ -276,3 +282,59 @@ def test_an_error_while_lowering_leaves_no_scope_open():
     with pytest.raises(RuntimeError, match="no kernel"):
         lower_graph(graph, checkpoint, Broken())
     assert len(relax.BlockBuilder._stack) == before
+
+
+# --- any graph at all ------------------------------------------------------------------------
+
+ATTRIBUTE_VALUES = [
+    *("", "None", "0", "1", "-1", "2", "1e3", "nan", "True", "x", "99999999999999999999"),
+    *("(0,)", "(-1,)", "(1, 0)", "(1, 2, 4)", "(-4, 2)", "[-3, 0]"),
+    *("lstm", "gru", "float64", "int8"),
+]
+
+
+@st.composite
+def damaged(draw):
+    """A real graph of one LSTM with a few nodes changed, and parameters that may not fit."""
+    spec = LSTMSpec(2, draw(st.integers(1, 2)), draw(st.sampled_from(["TNC", "NTC"])), input_size=3)
+    params = cases.random_params(spec, np.random.default_rng(0))
+    graph, checkpoint = cases.lstm_graph(spec, params, draw(cases.spellings()))
+    nodes = [*graph.nodes]
+    for _ in range(draw(st.integers(1, 3))):
+        index = draw(st.integers(0, len(nodes) - 1))
+        node = nodes[index]
+        if node.is_variable:
+            continue
+        kind = draw(st.sampled_from(["op", "attribute", "input", "inputs"]))
+        if kind == "op":
+            node = replace(node, op=draw(st.sampled_from(sorted(OPERATORS))))
+        elif kind == "attribute":
+            key = draw(st.sampled_from([*node.attrs, "axis", "shape"]))
+            node = replace(node, attrs={**node.attrs, key: draw(st.sampled_from(ATTRIBUTE_VALUES))})
+        elif index:
+            entry = st.builds(Entry, st.integers(0, index - 1), st.sampled_from([0, 0, 1, 2]))
+            if kind == "input" and node.inputs:
+                place = draw(st.integers(0, len(node.inputs) - 1))
+                inputs = [*node.inputs]
+                inputs[place] = draw(entry)
+            else:
+                inputs = draw(st.lists(entry, max_size=4))
+            node = replace(node, inputs=tuple(inputs))
+        nodes[index] = node
+    for name in draw(st.lists(st.sampled_from(sorted(checkpoint)), max_size=2)):
+        shape = draw(st.lists(st.integers(0, 8), max_size=3))
+        checkpoint[name] = np.zeros(shape, draw(st.sampled_from(["float32", "float64", "int8"])))
+    return replace(graph, nodes=tuple(nodes)), checkpoint
+
+
+@given(damaged())
+@settings(max_examples=150)
+def test_any_graph_is_lowered_or_refused_with_a_sentence(case):
+    graph, checkpoint = case
+    try:
+        lowered = lower(graph, checkpoint)
+    except GluonLSTMError as error:
+        text = str(error)
+    else:
+        text = str(lowered.outputs)
+    assert len(text) > 20
