@@ -17,8 +17,10 @@ _TIR_PIPELINE = "gluonlstm"
 
 # What TVM's default pipeline for s_tir holds, less the passes that only GPU code, thread bindings
 # or block buffers need: our CPU kernels are loops already, and legalised operators are one loop
-# nest each. The order is TVM's. StorageRewrite is left out as well: it lets buffers of different
-# element types share memory and then rejects the result, and LLVM colours the stack anyway.
+# nest each. The order is TVM's. Two more are left out, whose work LLVM does as well: StorageRewrite
+# lets buffers of different element types share memory and then rejects the result, and
+# CommonSubexprElim moves a division that was simplified under a condition (a divisor max(N, 1)
+# inside a loop over N) to where the condition does not hold (N = 0).
 _TIR_PASSES = (
     s_tir.transform.CanonicalizeLoop,
     s_tir.transform.LowerInitBlock,
@@ -34,7 +36,6 @@ _TIR_PASSES = (
     tirx.transform.StmtSimplify,
     tirx.transform.RemoveNoOp,
     s_tir.transform.RewriteUnsafeSelect,
-    tirx.transform.CommonSubexprElim,
     tirx.transform.VerifyMemory,
     tirx.transform.AnnotateEntryFunc,
     tirx.transform.SplitHostDevice,

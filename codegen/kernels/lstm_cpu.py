@@ -164,7 +164,7 @@ class _Layer:
     def _allocate_workspace(self) -> None:
         """Allocate padded states and the gates of one chunk of steps."""
         s, dtype = self.shape, self.shape.dtype
-        rows = T.bind(T.max(self.batch, 1))
+        self.rows = rows = T.bind(T.max(self.batch, 1))
         limit = T.bind(T.max(quotient(T.int64(self.tiles.chunk_rows), rows), 1))
         self.chunk_steps = T.bind(T.max(T.min(self.steps, limit), 1))
         chunk_rows = T.bind(self.chunk_steps * rows)
@@ -196,9 +196,8 @@ class _Layer:
             return
         wait = T.attr(0, "pragma_parallel_barrier_when_finish", 1) if barrier else nullcontext()
         # TVM takes a loop of extent 1 for no loop, and then every thread would run its body.
-        with wait, T.parallel(0, max(extent, 2)) as task:
-            with nullcontext() if extent > 1 else when(task == 0):
-                yield quotient(task, blocks), remainder(task, blocks)
+        with wait, T.parallel(0, max(extent, 2)) as task, when(task < extent):
+            yield quotient(task, blocks), remainder(task, blocks)
 
     # --- states ----------------------------------------------------------------------------
 
@@ -282,8 +281,8 @@ class _Layer:
 
     def _input_row(self, d: Expr, first: Expr, count: Expr, row: Expr) -> tuple[Expr, Expr]:
         """Return (time, batch row) of x that row ``row`` of the chunk's gates belongs to."""
-        step = quotient(row, self.batch)
-        n = T.bind(remainder(row, self.batch))
+        step = quotient(row, self.rows)
+        n = T.bind(remainder(row, self.rows))
         if self.shape.directions == 1:
             return T.bind(first + step), n
         if self.shape.lengths:
@@ -391,9 +390,10 @@ class _Layer:
         """Cut ``rows`` into the fewest tiles of at most ``tiles.rows``, of nearly equal height."""
         rows = T.bind(rows)
         tiles = T.bind(quotient(rows + (self.tiles.rows - 1), self.tiles.rows))
+        divisor = T.bind(T.max(tiles, 1))  # a compiler may divide before the loop, even for N = 0
         with T.serial(0, tiles) as tile:
-            start = T.bind(quotient(tile * rows, tiles))
-            body(start, T.bind(quotient((tile + 1) * rows, tiles) - start))
+            start = T.bind(quotient(tile * rows, divisor))
+            body(start, T.bind(quotient((tile + 1) * rows, divisor) - start))
 
     def _accumulate(
         self,

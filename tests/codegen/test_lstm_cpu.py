@@ -65,6 +65,14 @@ def test_nan_follows_the_reference(nan):
     check(spec, [args])
 
 
+@pytest.mark.parametrize("projection", [None, 34])
+@pytest.mark.parametrize("rows", [1, 6])
+def test_nothing_is_divided_by_an_empty_batch(projection, rows):
+    # TVM's CommonSubexprElim moved a division by N out of a loop over N.
+    spec = LSTMSpec(36, input_size=10, use_sequence_length=True, projection_size=projection)
+    check(spec, [call(spec, 3, 0), call(spec, 0, 3), call(spec, 0, 0)], rows=rows, chunk_rows=14)
+
+
 def test_infinite_inputs_saturate():
     spec = LSTMSpec(18, input_size=4)
     args = call(spec, 6, 3)
