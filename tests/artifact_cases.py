@@ -206,3 +206,23 @@ def busy(path):
     )
     export(path, builder.finalize(), {}, info)
     return path
+
+
+def meeting(path):
+    """Write a compiled model that calls the registered function gluonlstm.test.meet."""
+    from tvm import relax, tirx
+
+    rows, kind = tirx.Var("N", "int64"), "float32"
+    x = relax.Var("x", relax.TensorType((rows,), kind))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x], attrs={"num_input": 1}):
+        met = relax.call_pure_packed(
+            "gluonlstm.test.meet", x, ty_args=[relax.TensorType((rows,), kind)]
+        )
+        builder.emit_func_output(relax.Tuple([builder.emit(met)]))
+    shape = ("N",)
+    info = simple_info(
+        inputs=(InputInfo("x", shape, kind),), outputs=(OutputInfo("y", shape, kind),)
+    )
+    export(path, builder.finalize(), {}, info)
+    return path
