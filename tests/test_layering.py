@@ -47,8 +47,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
         "numpy torch tvm_ffi",
     ),
     "block": (
-        "block block_checks block_empty block_export block_loading block_paths hybrid_fixes"
-        " mxnet_compat",
+        "block hybrid_fixes mxnet_compat",
         "errors spec symbol arrays files checkpoint",
         "mxnet numpy",
     ),
@@ -127,10 +126,14 @@ def _home(base: str, name: str) -> str:
 
 
 def part_of(module: str) -> str | None:
-    """Return the part that a module (or, in codegen, the package around it) belongs to."""
+    """Return the part that a module belongs to.
+
+    A module that is not named goes with the package around it (in codegen), or with the module
+    whose name it continues: block_paths with block.
+    """
     while module not in PART_OF and module.startswith(f"{CODEGEN}."):
         module = module.rpartition(".")[0]
-    return PART_OF.get(module)
+    return PART_OF.get(module) or PART_OF.get(module.partition("_")[0])
 
 
 def forbidden(source: str, module: str, is_package: bool = False) -> list[str]:
