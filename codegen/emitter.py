@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
 from gluonlstm.spec import LSTMSpec
 
 from .frontend.builder import ModelBuilder, dtype_of, sizes_of
-from .kernels.lstm_cpu import lstm_layer
+from .kernels.lstm_cpu import CPUTiles, LSTMLayerShape, lstm_layer
 from .packing import pack_layer
 from .plan import LayerPlan, compute_dtype, plan_lstm
 from .target import CPUTarget
 
 
 class KernelEmitter:
-    """Emits each LSTM as one kernel call a layer; ``plans`` records what was chosen, by name."""
+    """Emits the LSTMs of one model, one kernel call a layer.
+
+    ``plans`` records what was chosen for each, by name.
+    """
 
     def __init__(self, target: CPUTarget) -> None:
         """Emit for ``target``."""
         self.target = target
         self.plans: dict[str, tuple[LayerPlan, ...]] = {}
+        self._kernels: dict[tuple[LSTMLayerShape, CPUTiles], tvm.ir.GlobalVar] = {}
 
     def emit(
         self,
@@ -65,9 +70,7 @@ class KernelEmitter:
         weights = [
             builder.weight(f"{name}.l{plan.layer}.{key}", array) for key, array in packed.items()
         ]
-        kernel = lstm_layer(shape, plan.tiles)
-        symbol = f"{plan.kernel}_{len(self.plans)}_{plan.layer}"
-        function = builder.bb.add_func(kernel.with_attr("global_symbol", symbol), symbol)
+        function = self._kernel(builder, plan)
         directions, width = shape.directions, shape.output_size
         sizes: list[list[Any]] = [
             [steps, batch, directions * width],
@@ -75,10 +78,20 @@ class KernelEmitter:
             [directions, batch, shape.hidden_size],
         ]
         outputs = [relax.TensorType(size, shape.dtype) for size in sizes]
-        arguments: Any = [x, *weights, h0, c0, *([] if lengths is None else [lengths])]
+        row = relax.prim_value(plan.layer * directions)
+        arguments: Any = [x, *weights, h0, c0, *([] if lengths is None else [lengths]), row]
         result = builder.emit(relax.call_tir(function, arguments, out_ty=outputs))
         y, h, c = (builder.emit(relax.TupleGetItem(result, index)) for index in range(3))
         return y, h, c
+
+    def _kernel(self, builder: ModelBuilder, plan: LayerPlan) -> tvm.ir.GlobalVar:
+        """Add the plan's kernel to the module; equal layers share one."""
+        key = (plan.shape, plan.tiles)
+        if key not in self._kernels:
+            symbol = f"{plan.kernel}_{len(self._kernels)}"
+            kernel = lstm_layer(plan.shape, plan.tiles).with_attr("global_symbol", symbol)
+            self._kernels[key] = builder.bb.add_func(kernel, symbol)
+        return self._kernels[key]
 
 
 def _cast(builder: ModelBuilder, value: relax.Var, dtype: str) -> relax.Var:

@@ -61,7 +61,6 @@ def plan_lstm(spec: LSTMSpec, target: CPUTarget, lengths: bool) -> tuple[LayerPl
                 projection_size=spec.projection_size,
                 directions=spec.directions,
                 layers=spec.num_layers,
-                state_row=layer * spec.directions,
                 clip=clip,
                 clip_nan=spec.state_clip_nan,
                 lengths=lengths,

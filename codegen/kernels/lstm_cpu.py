@@ -77,17 +77,13 @@ class CPUTiles:
 
 @dataclass(frozen=True)
 class LSTMLayerShape:
-    """What one layer computes: sizes, and the options that change the code.
-
-    ``state_row`` is the layer's first row in the stacked states, ``layers`` the rows' layer count.
-    """
+    """What one layer computes: sizes, and the options that change the code."""
 
     input_size: int  # C
     hidden_size: int  # H
     projection_size: int | None  # P
     directions: int  # D
     layers: int  # L
-    state_row: int
     clip: tuple[float, float] | None
     clip_nan: bool
     lengths: bool
@@ -102,8 +98,8 @@ class LSTMLayerShape:
 def lstm_layer(shape: LSTMLayerShape, tiles: CPUTiles) -> tvm.tirx.PrimFunc:
     """Return the layer as a PrimFunc over symbolic T and N.
 
-    Arguments in order: x, w_i2h, w_h2h, bias, [w_h2r], h0, c0, [lengths], then the outputs
-    y, h_n, c_n; shapes as in the module's text.
+    Arguments in order: x, w_i2h, w_h2h, bias, [w_h2r], h0, c0, [lengths], row0 (int64; an argument
+    so that equal layers share their code), then the outputs y, h_n, c_n.
     """
     return _Layer(shape, tiles).build()
 
@@ -154,6 +150,7 @@ class _Layer:
         self.c0 = self._argument("c0", (rows, batch, s.hidden_size))
         if s.lengths:
             self.lengths = self._argument("lengths", (batch,), "int32")
+        self.row0 = T.arg("row0", tirx.Var("row0", "int64"))
         self.y = self._argument("y", (steps, batch, d * s.output_size))
         self.h_n = self._argument("h_n", (d, batch, s.output_size))
         self.c_n = self._argument("c_n", (d, batch, s.hidden_size))
@@ -207,11 +204,11 @@ class _Layer:
         with self._each_block(self.unit_blocks, barrier=True) as (d, j):
             with T.grid(self.batch, lanes) as (n, lane):
                 value = self._padded_load(
-                    self.c0, (s.state_row + d, n), j * lanes + lane, s.hidden_size
+                    self.c0, (self.row0 + d, n), j * lanes + lane, s.hidden_size
                 )
                 T.buffer_store(self.c, value, [d, j, n, lane])
             with when(j == 0), T.grid(self.batch, self.output_padded) as (n, k):
-                value = self._padded_load(self.h0, (s.state_row + d, n), k, s.output_size)
+                value = self._padded_load(self.h0, (self.row0 + d, n), k, s.output_size)
                 T.buffer_store(self.r, value, [0, d, n, k])
 
     def _padded_load(self, buffer: Any, row: tuple[Expr, Expr], column: Expr, width: int) -> Expr:

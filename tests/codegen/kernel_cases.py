@@ -35,7 +35,7 @@ def run_layers(spec, params, args, target, **tiles):
         lengths = [] if args.lengths is None else [args.lengths]
         arrays = [y, *packed.values(), *states, *lengths, *outputs]
         tensors = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays]
-        kernel(*tensors)
+        kernel(*tensors[:-3], plan.layer * spec.directions, *tensors[-3:])
         y, h, c = (tensor.numpy() for tensor in tensors[-3:])
         finals.append((h, c))
     h, c = (np.concatenate(states) for states in zip(*finals, strict=True))

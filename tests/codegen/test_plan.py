@@ -24,7 +24,6 @@ def test_every_layer_is_planned(spec):
             assert accumulators + 4 + 1 <= target.vector_registers
             assert plan.shape.input_size == spec.layer_input_size(plan.layer)
             assert plan.shape.output_size == spec.direction_size
-            assert plan.shape.state_row == plan.layer * spec.directions
             assert (plan.shape.clip is not None) == spec.clips
             assert str(plan.tiles.rows) in plan.reason
             assert plan.to_dict()["lanes"] == target.lanes(plan.shape.dtype)
