@@ -13,6 +13,7 @@ from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +34,8 @@ SOURCES = (
     "a symbol file (its path or its JSON text), a Gluon HybridBlock, an LSTMSpec with weights as "
     "params, a mapping of one LSTM's weights, or a torch.nn.LSTM or its state_dict"
 )
+_one_at_a_time = Lock()  # TVM keeps the module that is being built in a global
+
 FORWARD_METHODS = ("__call__", "forward", "hybrid_forward", "_forward_kernel")
 
 
@@ -98,7 +101,7 @@ def compile(
     if isinstance(request, _LayerSource) and outputs is not None:
         raise InvalidArgumentError("outputs is only for symbol files and nets.")
     api = _code_generator()
-    with TemporaryDirectory(prefix="gluonlstm-") as folder:
+    with _one_at_a_time, TemporaryDirectory(prefix="gluonlstm-") as folder:
         file = Path(folder, "model.so") if path is None else Path(path)
         if isinstance(request, _GraphSource):
             api.compile_graph(

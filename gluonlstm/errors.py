@@ -8,8 +8,11 @@ expected, and what to do about it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from os import PathLike
+
+MOST_NODES_SHOWN = 20  # of a graph that cannot be compiled; the exception holds all of them
 
 
 class GluonLSTMError(Exception):
@@ -67,14 +70,20 @@ class SymbolFormatError(GluonLSTMError, ValueError):
 
 
 class UnsupportedOperatorError(GluonLSTMError, ValueError):
-    """A graph holds nodes that cannot be lowered; all of them are listed at once."""
+    """A graph holds nodes that cannot be lowered; ``nodes`` lists all of them at once."""
 
     def __init__(self, nodes: Sequence[tuple[str, str, str]], remedy: str = "") -> None:
         """Take (node name, operator, reason) of every node that cannot be lowered."""
         self.nodes = sorted(nodes)
-        lines = "".join(f"\n  {name} ({op}): {reason}" for name, op, reason in self.nodes)
+        shown = self.nodes[:MOST_NODES_SHOWN]
+        lines = "".join(f"\n  {name} ({op}): {reason}" for name, op, reason in shown)
+        rest = Counter(op for _, op, _ in self.nodes[MOST_NODES_SHOWN:])
+        if rest:
+            counts = ", ".join(f"{op} ({count})" for op, count in sorted(rest.items()))
+            lines += f"\n  ... and {rest.total()} more: {counts}"
         super().__init__(
-            f"{len(self.nodes)} node(s) cannot be compiled:{lines}" + _sentence(remedy)
+            f"{len(self.nodes)} node(s) cannot be compiled:{lines}"
+            + ("\n" + remedy if remedy else "")
         )
 
 

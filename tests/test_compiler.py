@@ -8,8 +8,10 @@ import platform
 import subprocess
 import sys
 import textwrap
+import time
 import types
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,23 @@ def test_a_temporary_file_is_deleted_by_the_loader(asked):
     path, temporary = gluonlstm.compile(DATA / "lstm-symbol.json")
     assert temporary
     assert not path.parent.exists()
+
+
+def test_threads_that_compile_wait_for_each_other(asked, monkeypatch):
+    api = sys.modules["gluonlstm.codegen.api"]
+    inside = []
+
+    def compile_graph(graph, params, path, **options):
+        inside.append(1)
+        time.sleep(0.02)
+        assert len(inside) == 1
+        inside.pop()
+        return graph
+
+    monkeypatch.setattr(api, "compile_graph", compile_graph)
+    with ThreadPoolExecutor(4) as threads:
+        jobs = [threads.submit(gluonlstm.compile, DATA / "lstm-symbol.json") for _ in range(4)]
+        assert all(job.result() for job in jobs)
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -635,11 +654,11 @@ def test_exported_files_compute_what_they_compute_in_mxnet(mx, tmp_path):
 )
 @pytest.mark.parametrize("semantics", ["legacy", "numpy"])
 def test_nets_with_what_stock_cannot_do(mx, options, semantics):
-    net = Around.make(mx, "ours", **options)
     x, *_ = random_arrays(LSTMSpec(4, layout=options.get("layout", "TNC"), input_size=3))
     if semantics == "numpy":
         mx.npx.set_np()
     try:
+        net = Around.make(mx, "ours", **options)
         want = net(mx.np.array(x) if semantics == "numpy" else mx.nd.array(x)).asnumpy()
         model = gluonlstm.compile(net, target=TARGET)
     finally:

@@ -75,6 +75,20 @@ def test_all_unsupported_nodes_are_reported_at_once():
     assert unneeded.node < len(graph.nodes)
 
 
+def test_a_message_stays_readable_when_thousands_of_nodes_are_unsupported():
+    writer = GraphWriter()
+    entry = writer.var("x")
+    for number in range(3000):
+        entry = writer.call(("where", "stack")[number % 2], f"step{number:04}", [entry])
+    with pytest.raises(UnsupportedOperatorError) as caught:
+        lower(writer.graph([entry]), {})
+    assert len(caught.value.nodes) == 3000
+    text = str(caught.value)
+    assert len(text.splitlines()) == 22
+    assert "step0019 (stack): the operator is not supported" in text
+    assert text.endswith("... and 2980 more: stack (1490), where (1490)")
+
+
 @pytest.mark.parametrize(
     ("attrs", "reason"),
     [
