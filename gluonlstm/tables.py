@@ -112,9 +112,15 @@ def _artifact(description: Mapping[str, Any]) -> Sequence[RenderableType]:
 
 def _tensors(title: str, tensors: Sequence[Mapping[str, Any]]) -> Group:
     rows = [
-        (row["name"], row["dtype"], _shape(row["shape"]), size(row["nbytes"])) for row in tensors
+        (row["name"], _dtype(row), _shape(row["shape"]), size(row["nbytes"])) for row in tensors
     ]
     return _table(title, ["name", "dtype", "shape", ">size"], rows)
+
+
+def _dtype(tensor: Mapping[str, Any]) -> str:
+    """Return the dtype, and how the tensor is stored if it is not dense."""
+    storage = tensor.get("storage", "dense")
+    return tensor["dtype"] if storage == "dense" else f"{tensor['dtype']} {storage}".strip()
 
 
 def _spec_row(lstm: Mapping[str, Any]) -> list[str]:

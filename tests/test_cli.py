@@ -205,6 +205,29 @@ def test_inspect_shows_control_characters_escaped(run, tmp_path):
     assert r"a\x1b[31m[red]b" in out
 
 
+def test_inspect_tells_what_is_no_lstm(run, tmp_path):
+    gru = {"l0_i2h_weight": (12, 5), "l0_h2h_weight": (12, 4), "l0_i2h_bias": (12,)}
+    gru["l0_h2h_bias"] = (12,)
+    arrays = {f"gru_{name}": np.zeros(shape, np.float32) for name, shape in gru.items()}
+    params_file.save(tmp_path / "gru.params", arrays)
+    out = run("inspect", "gru.params")[1]
+    assert "No LSTM was found" in out
+    assert "Not counted: gru_: " in out
+    assert "GRU" in out
+
+
+def test_inspect_shows_tensors_of_an_lstm_that_is_damaged(run, tmp_path):
+    arrays = weights(PLAIN)
+    del arrays["l0_h2h_weight"]
+    params_file.save(tmp_path / "damaged.params", arrays)
+    code, out, _ = run("inspect", "damaged.params")
+    assert code == 0
+    assert "l0_i2h_weight" in out
+    assert "The LSTM in it cannot be used: missing parameter(s) l0_h2h_weight" in out
+    problem = json.loads(run("inspect", "damaged.params", "--json")[1])["problem"]
+    assert "l0_h2h_weight" in problem
+
+
 # --- convert -------------------------------------------------------------------------------
 
 
