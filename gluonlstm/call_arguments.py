@@ -150,5 +150,6 @@ class Signature:
 
 def is_packed(value: Any) -> bool:
     """Tell whether a value is a torch PackedSequence (which is a tuple, too)."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.nn.utils.rnn.PackedSequence)
+    # The module may be there and still empty while another thread imports it.
+    kind = getattr(sys.modules.get("torch.nn.utils.rnn"), "PackedSequence", None)
+    return kind is not None and isinstance(value, kind)

@@ -42,7 +42,7 @@ class InputArray:
             return self._torch(value)
         if hasattr(value, "asnumpy"):  # MXNet
             return self.source(value.asnumpy())
-        if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
+        if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
             return self._dlpack(value)
         if hasattr(value, "__array__") and not isinstance(value, np.generic):
             return self.source(np.asarray(value))
@@ -118,20 +118,26 @@ class InputArray:
         device, number = value.__dlpack_device__()
         if device != _CPU:
             raise self._device_error(f"device {number} of DLPack type {int(device)}")
-        if isinstance(value, self._library.tensor_type):
-            tensor = value
-        else:
-            try:
-                tensor = self._library.lend(value)
-            except Exception as error:  # each library raises its own
-                raise ArgumentTypeError(
-                    f"{self.info.name} cannot be taken by DLPack: {error}"
-                ) from error
+        tensor = value if isinstance(value, self._library.tensor_type) else self._import(value)
+        if isinstance(tensor, np.ndarray):
+            return self.source(tensor)
         if str(tensor.dtype) != self.info.dtype:
             raise self._dtype_error(str(tensor.dtype), "")
         if self._is_bfloat16 and not tensor.is_contiguous():
             raise ArgumentTypeError(f"{self.info.name} is not contiguous.")
         return tensor
+
+    def _import(self, value: Any) -> Any:
+        """Return a TVM tensor, or an array if it is read-only (and NumPy new enough for that)."""
+        try:
+            return self._library.lend(value)
+        except Exception as error:  # each library raises its own
+            try:
+                return np.from_dlpack(value)
+            except Exception:
+                raise ArgumentTypeError(
+                    f"{self.info.name} cannot be taken by DLPack: {error}"
+                ) from error
 
     def _python(self, value: Any) -> np.ndarray:
         """Convert numbers and nested lists, if the input's dtype can hold them."""
@@ -164,7 +170,12 @@ def lengths_array(name: str, value: Any, rows: int, steps: int) -> np.ndarray:
     ArgumentTypeError, ShapeMismatchError if there are not ``rows`` of them, InvalidArgumentError
     if one is not whole or not in [0, ``steps``].
     """
-    array = _host_array(name, value)
+    try:
+        array = _host_array(value)
+    except Exception as error:  # each library raises its own
+        raise ArgumentTypeError(f"{name} cannot be read: {error}") from error
+    if array is None:
+        array = plain_array(name, value)
     if array.dtype.kind in "iu" and array.shape == (rows,) and 0 < rows <= 256:
         values = array.tolist()
         if min(values) >= 0 and max(values) <= steps:  # in Python: faster for so few
@@ -184,17 +195,15 @@ def lengths_array(name: str, value: Any, rows: int, steps: int) -> np.ndarray:
     return whole.astype(np.int32)
 
 
-def _host_array(name: str, value: Any) -> np.ndarray:
-    """Return any array or list as a NumPy array."""
+def _host_array(value: Any) -> np.ndarray | None:
+    """Return an array of any library as a NumPy array, None for what is no array."""
     if isinstance(value, np.ndarray):
         return value
     if is_torch(value):
         return value.detach().cpu().numpy()
     if hasattr(value, "asnumpy"):  # MXNet
         return value.asnumpy()
-    if hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)
-    return plain_array(name, value)
+    return np.from_dlpack(value) if hasattr(value, "__dlpack__") else None
 
 
 def plain_array(name: str, value: Any) -> np.ndarray:
@@ -210,8 +219,9 @@ def plain_array(name: str, value: Any) -> np.ndarray:
 
 def is_torch(value: Any) -> bool:
     """Tell whether a value is a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    # The module may be there and still empty while another thread imports it.
+    kind = getattr(sys.modules.get("torch"), "Tensor", None)
+    return kind is not None and isinstance(value, kind)
 
 
 def _fits(array: np.ndarray, dtype: np.dtype[Any]) -> bool:

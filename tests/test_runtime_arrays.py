@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -212,10 +215,16 @@ def test_dlpack_that_does_not_fit(library):
         lend(library, DLPackArray(array, device=(2, 3)))
     with pytest.raises(ArgumentTypeError, match="expected dtype float32, got float64"):
         lend(library, DLPackArray(array.astype("float64")))
+
+
+def test_read_only_dlpack(library):
+    array = aligned((2, 8))
     array.flags.writeable = False
-    if np.lib.NumpyVersion(np.__version__) < "2.0.0":  # later ones lend read-only memory
+    if np.lib.NumpyVersion(np.__version__) < "2.1.0":  # later ones lend it to each other
         with pytest.raises(ArgumentTypeError, match=r"x cannot be taken by DLPack: .*readonly"):
             lend(library, DLPackArray(array))
+    else:
+        np.testing.assert_array_equal(lend(library, DLPackArray(array))[1], array)
 
 
 def test_results_go_back_in(model):
@@ -280,6 +289,14 @@ def test_torch_elsewhere(library):
         lend(library, torch.empty(2, 8, device="meta"))
     with pytest.raises(ArgumentTypeError, match=r"x is sparse; use \.to_dense\(\)"):
         lend(library, torch.eye(8).to_sparse())
+
+
+def test_torch_may_be_half_imported(model, monkeypatch):
+    """Another thread may be importing it, so that its modules are there and empty."""
+    for name in ("torch", "torch.nn.utils.rnn"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    x = np.ones((1, 1, 8), "float32")
+    assert model([x]).shape == (1, 1, 8)
 
 
 # --- MXNet ----------------------------------------------------------------------------------------
@@ -350,6 +367,14 @@ def test_lengths_of_torch():
     import torch
 
     assert lengths_array("n", torch.tensor([2, 1]), 2, 3).tolist() == [2, 1]
+    for value in (torch.zeros(2, device="meta"), torch.eye(2).to_sparse()):
+        with pytest.raises(ArgumentTypeError, match="n cannot be read: "):
+            lengths_array("n", value, 2, 3)
+
+
+def test_scalars_that_speak_dlpack_are_numbers(library):
+    value = np.float32(3)
+    assert lend(library, value, shape=())[1] == 3
 
 
 # --- staging --------------------------------------------------------------------------------------
