@@ -5,8 +5,9 @@ MXNet 1.9.1 has one operator for a whole LSTM, ``RNN``. What it does depends on 
 * on a GPU (cuDNN) it does everything but projections wider than the cells, and lengths of 0;
 * on a CPU in float32 (oneDNN) it is fast, and silently ignores dropout, clipping and lengths;
 * on a CPU otherwise (native code: float64, or any projection) it cannot clip, take lengths or train
-  a projection; its backward pass is wrong for two layers or more when the input needs no gradient;
-  it applies dropout whenever gradients are recorded; it cannot add to an existing gradient.
+  a projection; a projection wider than the cells makes it write past its buffers; its backward pass
+  is wrong for two layers or more when the input needs no gradient; it applies dropout whenever
+  gradients are recorded; it cannot add to an existing gradient.
 
 So there are four paths, each a function of (F, spec, x, h0, c0, lengths, params) on legacy arrays
 or symbols with x (T, N, C), h0 (L*D, N, R), c0 (L*D, N, H), lengths (N,) or None; each returns
@@ -75,8 +76,12 @@ def choose_path(
     if projection:
         # With static_shape, MXNet 1.9.1 leaves it to chance whether the operator takes a call for
         # a training one, and then it refuses projections.
-        fixed = gradients is False and not static_shape and not spec.use_sequence_length
-        return Path.STOCK if fixed else Path.STEPPED
+        possible = (
+            projection <= spec.hidden_size
+            and spec.dtype != "float16"
+            and not spec.use_sequence_length
+        )
+        return Path.STOCK if possible and gradients is False and not static_shape else Path.STEPPED
     if spec.use_sequence_length:
         return Path.PADDED
     native = spec.dtype != "float32" or not onednn
@@ -248,11 +253,8 @@ def _clip(F: Any, spec: LSTMSpec, c: Tensor) -> Tensor:
     if not spec.clips:
         return c
     low, high = spec.state_clip_min, spec.state_clip_max
-    if spec.dtype == "float64":  # clip's bounds are float32
-        clipped = F.minimum(F.maximum(c, low), high)
-    else:
-        clipped = F.clip(c, a_min=low, a_max=high)
-    # NaN is still NaN.
+    # Not clip, whose bounds are float32, and must be normal numbers.
+    clipped = F.minimum(F.maximum(c, low), high)  # NaN is still NaN
     if not spec.state_clip_nan:
         return clipped
     number = F.broadcast_equal(c, c)  # only NaN differs from itself
