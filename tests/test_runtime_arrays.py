@@ -203,6 +203,7 @@ def test_dlpack(library, how):
         tensor, values = lend(library, DLPackArray(array))
         np.testing.assert_array_equal(values, array)
         assert tensor.data_ptr() % 64 == 0 or rows == 0
+        assert tensor.is_contiguous()
         if how == "aligned" and rows:
             assert tensor.data_ptr() == array.ctypes.data  # lent, however small
 
@@ -262,6 +263,7 @@ def test_torch_in_any_layout(library):
         tensor, values = lend(library, variant)
         np.testing.assert_array_equal(values, variant.detach().numpy())
         assert tensor.data_ptr() % 64 == 0 or len(variant) == 0
+        assert tensor.is_contiguous()
 
 
 @pytest.mark.torch
