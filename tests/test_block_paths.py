@@ -107,11 +107,11 @@ def test_loops_are_not_built_with_static_shape():
     from gluonlstm.mxnet_compat import mx
 
     for spec in (PLAIN.replace(projection_size=2), PLAIN.replace(**CLIP)):
+        dense = [mx.gluon.nn.Dense(4, flatten=False) for _ in range(2)]
+        for block in dense:
+            block.initialize()
         net = mx.gluon.nn.HybridSequential()
-        net.add(
-            mx.gluon.nn.Dense(4, flatten=False), layer(spec), mx.gluon.nn.Dense(2, flatten=False)
-        )
-        net.initialize()
+        net.add(dense[0], layer(spec), dense[1])
         net.hybridize(**STATIC)
         x = array(np.ones((20, 2, 3), "float32"))
         for _ in range(4):
