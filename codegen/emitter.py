@@ -12,7 +12,8 @@ from tvm import relax
 from gluonlstm.spec import LSTMSpec
 
 from .frontend.builder import ModelBuilder, dtype_of, sizes_of
-from .kernels.lstm_cpu import CPUTiles, LSTMLayerShape, lstm_layer
+from .kernels.layer import LSTMLayerShape
+from .kernels.lstm_cpu import CPUTiles, lstm_layer
 from .packing import pack_layer
 from .plan import LayerPlan, compute_dtype, plan_lstm
 from .target import CPUTarget

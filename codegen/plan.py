@@ -7,7 +7,8 @@ from typing import Any
 
 from gluonlstm.spec import GATES, LSTMSpec
 
-from .kernels.lstm_cpu import CPUTiles, LSTMLayerShape
+from .kernels.layer import LSTMLayerShape
+from .kernels.lstm_cpu import CPUTiles
 from .target import CPUTarget
 
 # Gates of one chunk of steps: enough rows that a weight block read from L2 or L3 is reused, few

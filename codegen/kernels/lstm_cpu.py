@@ -50,6 +50,7 @@ from tvm.script.ir_builder import IRBuilder
 from gluonlstm.spec import GATES
 
 from .activations import sigmoid_fraction, tanh_fraction
+from .layer import LSTMLayerShape
 from .simd import Accumulators, Expr, Simd, dispatch_rows, quotient, remainder, scalar_load, when
 from .tir import T, tirx
 
@@ -73,26 +74,6 @@ class CPUTiles:
         """Reject tiles that make no sense."""
         if min(self.lanes, self.rows, self.chunk_rows) < 1:
             raise ValueError(f"every tile constant must be at least 1: {self}")
-
-
-@dataclass(frozen=True)
-class LSTMLayerShape:
-    """What one layer computes: sizes, and the options that change the code."""
-
-    input_size: int  # C
-    hidden_size: int  # H
-    projection_size: int | None  # P
-    directions: int  # D
-    layers: int  # L
-    clip: tuple[float, float] | None
-    clip_nan: bool
-    lengths: bool
-    dtype: str
-
-    @property
-    def output_size(self) -> int:
-        """R: width of one direction's output."""
-        return self.projection_size or self.hidden_size
 
 
 def lstm_layer(shape: LSTMLayerShape, tiles: CPUTiles) -> tvm.tirx.PrimFunc:
