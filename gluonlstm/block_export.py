@@ -8,7 +8,9 @@ MXNet on a GPU, older tools and :func:`gluonlstm.compile` can take it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from contextvars import ContextVar
 from os import PathLike
 from typing import Any
@@ -47,7 +49,7 @@ def export(net: Any, path: str | PathLike[str], epoch: int = 0) -> tuple[str, st
     ``data``; an LSTM on its own, to have ``data0``, its states ``data1`` and ``data2``, and with
     ``use_sequence_length`` its lengths ``data3``.
 
-    Returns the two paths. Each file is written whole or not at all. Raises ArgumentTypeError for
+    Returns the two paths. Both files are written whole or not at all. Raises ArgumentTypeError for
     something else than a HybridBlock, InvalidArgumentError for parameters that are not initialised.
     """
     if not isinstance(net, mx.gluon.HybridBlock):
@@ -58,9 +60,10 @@ def export(net: Any, path: str | PathLike[str], epoch: int = 0) -> tuple[str, st
     arrays = _parameters(net, graph, symbol)
     base = os.fspath(path)
     symbol_path, params_path = f"{base}-symbol.json", f"{base}-{epoch:04d}.params"
-    with replacing(symbol_path) as file:
-        file.write(symbol.tojson(remove_amp_cast=True).encode())
-    params_file.save(params_path, arrays, version=3 if mx.util.is_np_shape() else 2)
+    version = 3 if mx.util.is_np_shape() else 2  # as mx.npx.save and mx.nd.save write
+    with replacing(symbol_path) as symbol_file, replacing(params_path) as file:
+        symbol_file.write(symbol.tojson(remove_amp_cast=True).encode())
+        file.write(params_file.dumps(arrays, version=version))
     return symbol_path, params_path
 
 
@@ -75,10 +78,24 @@ def _trace(net: Any) -> Any:
         in_format = [0, [0, 0], 0] if net._use_sequence_length else [0, [0, 0]]
     else:
         in_format = [0]
-    with graph_of_its_own(net):
+    with graph_of_its_own(net), _fresh_variables(net):
         if is_lstm and not called:
             net.skip_states = True
         return net._get_graph(*_placeholders(in_format))[1]
+
+
+@contextlib.contextmanager
+def _fresh_variables(net: Any) -> Iterator[None]:
+    """Let parameters make new variables: the old ones count the graphs that update them."""
+    parameters = list(net.collect_params().values())
+    kept = [parameter._var for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter._var = None
+        yield
+    finally:
+        for parameter, variable in zip(parameters, kept, strict=True):
+            parameter._var = variable
 
 
 def _placeholders(in_format: Any) -> Any:
