@@ -26,11 +26,12 @@ Cost
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import tvm
 from tvm.script.ir_builder import IRBuilder
 
+from .cuda_layer import argument
 from .simt import Expr, each_slice, kernel_attributes, sync_threads
 from .tir import T, tirx
 
@@ -95,9 +96,6 @@ class _GEMM:
         return cast(tvm.tirx.PrimFunc, builder.get())
 
     def _declare(self, steps: Expr, batch: Expr) -> None:
-        def argument(name: str, shape: tuple[Any, ...]) -> Any:
-            return T.arg(name, tirx.decl_buffer(shape, "float32", name))
-
         self.x = argument("x", (steps, batch, self.depth))
         self.w = argument("w", (self.depth, self.columns))
         self.bias = argument("b", (self.columns,))

@@ -31,24 +31,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import tvm
 from tvm.script.ir_builder import IRBuilder
 
+from .cuda_layer import GATE_COUNT, CUDALayer
 from .layer import LSTMLayerShape
 from .simt import (
     Expr,
-    declare_states,
     kernel_attributes,
-    lstm_cell,
-    output_time,
     sync_threads,
     when,
 )
 from .tir import T, tirx
-
-GATES = 4
 
 
 @dataclass(frozen=True)
@@ -77,18 +73,20 @@ def lstm_layer_cta(shape: LSTMLayerShape, tiles: CTATiles) -> tvm.tirx.PrimFunc:
     return _CTAKernel(shape, tiles).build()
 
 
-class _CTAKernel:
+class _CTAKernel(CUDALayer):
     """Builds the PrimFunc; one method per part of the algorithm."""
 
     def __init__(self, shape: LSTMLayerShape, tiles: CTATiles) -> None:
-        self.shape, self.tiles = shape, tiles
+        super().__init__(shape)
+        self.tiles = tiles
 
     def build(self) -> tvm.tirx.PrimFunc:
         s, rows = self.shape, self.tiles.rows
         with IRBuilder() as builder, T.prim_func():
             T.func_name("lstm_layer")
             T.func_attr(kernel_attributes())
-            self._declare()
+            p = s.projection_size
+            self.declare((s.directions, s.hidden_size, p) if p else None)
             T.device_entry()
             T.attr({"tirx.launch_bounds_min_blocks_per_sm": 1})
             groups = T.max((self.batch + (rows - 1)) // rows, 1)
@@ -97,28 +95,13 @@ class _CTAKernel:
             self.first_row = T.cast(group, "int64") * rows
             self.r = T.alloc_shared((rows, s.output_size), "float32")
             self.h = T.alloc_shared((rows, s.hidden_size), "float32")
-            self.sums = T.alloc_local((rows * GATES,), "float32")
-            self.weights = T.alloc_local((GATES,), "float32")
+            self.sums = T.alloc_local((rows * GATE_COUNT,), "float32")
+            self.weights = T.alloc_local((GATE_COUNT,), "float32")
             self._load_states()
             with T.serial(self.steps) as step:
                 self._advance(step)
             self._store_states()
         return cast(tvm.tirx.PrimFunc, builder.get())
-
-    def _declare(self) -> None:
-        s = self.shape
-        self.steps, self.batch = tirx.Var("T", "int64"), tirx.Var("N", "int64")
-
-        def argument(name: str, shape: tuple[Any, ...], dtype: str = "float32") -> Any:
-            return T.arg(name, tirx.decl_buffer(shape, dtype, name))
-
-        width = s.directions * s.hidden_size * GATES
-        self.gates = argument("gates", (self.steps, self.batch, width))
-        self.w_h2h = argument("w_h2h", (s.directions, s.output_size, s.hidden_size, GATES))
-        if s.projection_size:
-            shape = (s.directions, s.hidden_size, s.projection_size)
-            self.w_h2r = argument("w_h2r", shape)
-        declare_states(self, s, argument)
 
     # --- who does what -----------------------------------------------------------------------
 
@@ -178,31 +161,33 @@ class _CTAKernel:
     def _accumulate(self, u: Expr) -> None:
         """Sum r W_h2h of unit u's gates for all rows, into ``sums``."""
         rows = self.tiles.rows
-        with T.unroll(rows * GATES) as i:
+        with T.unroll(rows * GATE_COUNT) as i:
             T.buffer_store(self.sums, T.float32(0), [i])
         with T.serial(self.shape.output_size) as k:
-            vector = tirx.BufferLoad(self.w_h2h, [self.d, k, u, T.Ramp(0, 1, GATES)])
-            T.buffer_store(self.weights, vector, [T.Ramp(0, 1, GATES)])
+            vector = tirx.BufferLoad(self.w_h2h, [self.d, k, u, T.Ramp(0, 1, GATE_COUNT)])
+            T.buffer_store(self.weights, vector, [T.Ramp(0, 1, GATE_COUNT)])
             for row in range(rows):
                 value = T.bind(tirx.BufferLoad(self.r, [row, k]))
-                for gate in range(GATES):
-                    self._add(row * GATES + gate, value * tirx.BufferLoad(self.weights, [gate]))
+                for gate in range(GATE_COUNT):
+                    self._add(
+                        row * GATE_COUNT + gate, value * tirx.BufferLoad(self.weights, [gate])
+                    )
 
     def _add(self, index: int, value: Expr) -> None:
         T.buffer_store(self.sums, tirx.BufferLoad(self.sums, [index]) + value, [index])
 
     def _cell(self, step: Expr, u: Expr, row: Expr, n: Expr) -> None:
         s = self.shape
-        active, t = output_time(self, s, self.d, step, n)
-        column = (self.d * s.hidden_size + u) * GATES
+        active, t = self.time(self.d, step, n)
+        column = (self.d * s.hidden_size + u) * GATE_COUNT
         sums = [
             T.bind(
-                tirx.BufferLoad(self.sums, [row * GATES + gate])
+                tirx.BufferLoad(self.sums, [row * GATE_COUNT + gate])
                 + tirx.BufferLoad(self.gates, [t, n, column + gate])
             )
-            for gate in range(GATES)
+            for gate in range(GATE_COUNT)
         ]
-        c, h = lstm_cell(s, sums, tirx.BufferLoad(self.c_n, [self.d, n, u]))
+        c, h = self.cell(sums, tirx.BufferLoad(self.c_n, [self.d, n, u]))
         with when(active):
             T.buffer_store(self.c_n, c, [self.d, n, u])
         T.buffer_store(self.h, h, [row, u])
@@ -219,7 +204,7 @@ class _CTAKernel:
 
     def _output(self, step: Expr, k: Expr, row: Expr, n: Expr) -> None:
         s = self.shape
-        active, t = output_time(self, s, self.d, step, n)
+        active, t = self.time(self.d, step, n)
         if s.projection_size:
             value = tirx.BufferLoad(self.sums, [row])
         else:

@@ -39,14 +39,12 @@ from typing import Any, cast
 import tvm
 from tvm.script.ir_builder import IRBuilder
 
+from .cuda_layer import GATE_COUNT, CUDALayer, argument
 from .layer import LSTMLayerShape
 from .simt import (
     WARP,
     Expr,
-    declare_states,
     kernel_attributes,
-    lstm_cell,
-    output_time,
     reduce_scatter,
     shuffle,
     sync_grid,
@@ -56,10 +54,9 @@ from .simt import (
 )
 from .tir import T, tirx
 
-GATES = 4
 UNITS = 8  # units of a CTA, one a warp
 THREADS = UNITS * WARP
-ROWS = WARP // GATES  # rows of a tile: a warp has a lane for each row and gate
+ROWS = WARP // GATE_COUNT  # rows of a tile: a warp has a lane for each row and gate
 MOST_UNITS = 1024  # so that the weights fit a lane's 255 registers
 
 
@@ -84,11 +81,11 @@ def lstm_layer_grid(shape: LSTMLayerShape) -> tvm.tirx.PrimFunc:
     return _GridKernel(shape).build()
 
 
-class _GridKernel:
+class _GridKernel(CUDALayer):
     """Builds the PrimFunc; one method per part of the algorithm."""
 
     def __init__(self, shape: LSTMLayerShape) -> None:
-        self.shape = shape
+        super().__init__(shape)
         self.blocks = -(-shape.hidden_size // UNITS)  # CTAs of a direction
         self.slices = -(-shape.output_size // WARP)  # values of k of a lane
 
@@ -97,7 +94,9 @@ class _GridKernel:
         with IRBuilder() as builder, T.prim_func():
             T.func_name("lstm_layer")
             T.func_attr(kernel_attributes(cooperative=True))
-            self._declare()
+            p = s.projection_size
+            self.declare((s.directions, p, s.hidden_size) if p else None)
+            self._declare_workspace()
             T.device_entry()
             T.attr({"tirx.launch_bounds_min_blocks_per_sm": 1})
             cta = T.cta_id([ctas(s)])
@@ -106,7 +105,7 @@ class _GridKernel:
             self.block, self.d = cta % self.blocks, cta // self.blocks
             self.u = self.block * UNITS + self.warp
             self.staged = T.alloc_shared((ROWS, max(s.output_size, s.hidden_size)), "float32")
-            self.weights = T.alloc_local((GATES * self.slices,), "float32")
+            self.weights = T.alloc_local((GATE_COUNT * self.slices,), "float32")
             self.sums = T.alloc_local((WARP,), "float32")
             self._load_weights()
             self._load_states()
@@ -116,19 +115,8 @@ class _GridKernel:
             self._store_states()
         return cast(tvm.tirx.PrimFunc, builder.get())
 
-    def _declare(self) -> None:
-        s = self.shape
-        self.steps, self.batch = tirx.Var("T", "int64"), tirx.Var("N", "int64")
-
-        def argument(name: str, shape: tuple[Any, ...], dtype: str = "float32") -> Any:
-            return T.arg(name, tirx.decl_buffer(shape, dtype, name))
-
-        d = s.directions
-        self.gates = argument("gates", (self.steps, self.batch, d * s.hidden_size * GATES))
-        self.w_h2h = argument("w_h2h", (d, s.output_size, s.hidden_size, GATES))
-        if s.projection_size:
-            self.w_h2r = argument("w_h2r", (d, s.projection_size, s.hidden_size))
-        declare_states(self, s, argument)
+    def _declare_workspace(self) -> None:
+        s, d = self.shape, self.shape.directions
         self.r_work = argument("r_work", (2, d, self.batch, s.output_size))
         if s.projection_size:
             self.h_work = argument("h_work", (d, self.batch, s.hidden_size))
@@ -140,7 +128,7 @@ class _GridKernel:
         for number in range(self.slices):
             k = number * WARP + self.lane
             inside = tirx.And(k < s.output_size, self.u < s.hidden_size)
-            for gate in range(GATES):
+            for gate in range(GATE_COUNT):
                 value = tirx.BufferLoad(self.w_h2h, [self.d, k, self.u, gate])
                 value = T.if_then_else(inside, value, T.float32(0))
                 T.buffer_store(self.weights, value, [gate * self.slices + number])
@@ -219,26 +207,26 @@ class _GridKernel:
                 if partial:
                     value = T.if_then_else(k < self.shape.output_size, value, T.float32(0))
                 value = T.bind(value)
-                for gate in range(GATES):
+                for gate in range(GATE_COUNT):
                     weight = tirx.BufferLoad(self.weights, [gate * self.slices + number])
-                    total = tirx.BufferLoad(self.sums, [row * GATES + gate]) + value * weight
-                    T.buffer_store(self.sums, total, [row * GATES + gate])
+                    total = tirx.BufferLoad(self.sums, [row * GATE_COUNT + gate]) + value * weight
+                    T.buffer_store(self.sums, total, [row * GATE_COUNT + gate])
 
     def _cell(self, step: Expr, first: Expr) -> None:
         """Update unit u of the row that this lane's four neighbours have summed."""
         s = self.shape
-        row, gate = self.lane // GATES, self.lane % GATES
+        row, gate = self.lane // GATE_COUNT, self.lane % GATE_COUNT
         n = first + row
         inside = T.bind(tirx.And(n < self.batch, self.u < s.hidden_size))
-        active, t = self._time(step, n)
-        column = (self.d * s.hidden_size + self.u) * GATES + gate
+        active, t = self._row_time(step, n)
+        column = (self.d * s.hidden_size + self.u) * GATE_COUNT + gate
         with when(inside):
             value = tirx.BufferLoad(self.sums, [0]) + tirx.BufferLoad(self.gates, [t, n, column])
             T.buffer_store(self.sums, value, [0])
         own = tirx.BufferLoad(self.sums, [0])
-        gathered = [T.bind(shuffle(own, row * GATES + g)) for g in range(GATES)]
+        gathered = [T.bind(shuffle(own, row * GATE_COUNT + g)) for g in range(GATE_COUNT)]
         with when(tirx.And(inside, gate == 0)):
-            c, h = lstm_cell(s, gathered, tirx.BufferLoad(self.c_n, [self.d, n, self.u]))
+            c, h = self.cell(gathered, tirx.BufferLoad(self.c_n, [self.d, n, self.u]))
             with when(active):
                 T.buffer_store(self.c_n, c, [self.d, n, self.u])
             if s.projection_size:
@@ -269,12 +257,12 @@ class _GridKernel:
                     T.buffer_store(self.sums, total, [row])
                     n = first + row
                     with when(tirx.And(self.lane == row, n < self.batch)):
-                        active, t = self._time(step, n)
+                        active, t = self._row_time(step, n)
                         self._output(step, n, p, tirx.BufferLoad(self.sums, [row]), active, t)
 
-    def _time(self, step: Expr, n: Expr) -> tuple[Expr, Expr]:
-        """Return output_time for row n, or for the last row beyond the batch."""
-        return output_time(self, self.shape, self.d, step, T.min(n, self.batch - 1))
+    def _row_time(self, step: Expr, n: Expr) -> tuple[Expr, Expr]:
+        """Return time() of row n, or of the last row beyond the batch."""
+        return self.time(self.d, step, T.min(n, self.batch - 1))
 
     def _output(self, step: Expr, n: Expr, k: Expr, value: Expr, active: Expr, t: Expr) -> None:
         s = self.shape

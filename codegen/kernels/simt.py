@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .layer import LSTMLayerShape
 from .tir import T, tirx
 
 Expr = Any  # a TIR expression or a Python number
@@ -91,56 +90,3 @@ def when(condition: Expr) -> Iterator[None]:
     """Run the body if ``condition`` holds."""
     with T.If(condition), T.Then():
         yield
-
-
-# --- what the LSTM kernels have in common ------------------------------------------------------
-
-
-def declare_states(kernel: Any, shape: LSTMLayerShape, argument: Callable[..., Any]) -> None:
-    """Declare h0, c0, [lengths], row0, y, h_n, c_n, in this order, as attributes of ``kernel``.
-
-    ``argument(name, shape, dtype)`` declares one; ``kernel.steps`` and ``.batch`` are T and N.
-    """
-    steps, batch, d = kernel.steps, kernel.batch, shape.directions
-    rows = shape.layers * d
-    kernel.h0 = argument("h0", (rows, batch, shape.output_size))
-    kernel.c0 = argument("c0", (rows, batch, shape.hidden_size))
-    if shape.lengths:
-        kernel.lengths = argument("lengths", (batch,), "int32")
-    kernel.row0 = T.arg("row0", tirx.Var("row0", "int64"))
-    kernel.y = argument("y", (steps, batch, d * shape.output_size))
-    kernel.h_n = argument("h_n", (d, batch, shape.output_size))
-    kernel.c_n = argument("c_n", (d, batch, shape.hidden_size))
-
-
-def output_time(
-    kernel: Any, shape: LSTMLayerShape, d: Expr, step: Expr, n: Expr
-) -> tuple[Expr, Expr]:
-    """Return whether row ``n`` runs at ``step`` of direction ``d``, and the time it then reads.
-
-    Backward, step s is time length - 1 - s; a row past its length writes zeros at time s.
-    """
-    length = kernel.steps
-    active: Expr = tirx.const(True, "bool")
-    if shape.lengths:
-        length = T.bind(T.cast(tirx.BufferLoad(kernel.lengths, [n]), "int64"))
-        active = T.bind(step < length)
-    if shape.directions == 1:
-        return active, step
-    backward = tirx.And(d == 1, active)
-    return active, T.bind(T.if_then_else(backward, length - 1 - step, step))
-
-
-def lstm_cell(shape: LSTMLayerShape, sums: Sequence[Expr], c: Expr) -> tuple[Expr, Expr]:
-    """Return (c, h) of one cell from the sums of its gates i f g o and its previous c."""
-    i, f, o = (T.sigmoid(sums[gate]) for gate in (0, 1, 3))
-    state = T.alloc_local((1,), "float32")
-    T.buffer_store(state, f * c + i * T.tanh(sums[2]), [0])
-    new = tirx.BufferLoad(state, [0])
-    if shape.clip is not None:
-        low, high = (tirx.const(bound, "float32") for bound in shape.clip)
-        if shape.clip_nan:  # new >= low is false for NaN, which becomes low
-            T.buffer_store(state, tirx.Select(new >= low, new, low), [0])
-        T.buffer_store(state, tirx.Select(new < low, low, new), [0])
-        T.buffer_store(state, tirx.Select(new > high, high, new), [0])
-    return new, T.bind(o * T.tanh(new))
