@@ -32,9 +32,9 @@ class TensorLibrary:
 
     def wrap(self, array: np.ndarray, dtype: str) -> Any:
         """Return a tensor over a writable array; for bfloat16 over its bits (uint16)."""
-        if dtype == "bfloat16":
-            return self._view(self.lend(array), dtype)
-        return self.lend(array)
+        tensor = self.lend(array)
+        # Newer NumPys give empty arrays strides of 0; compiled code checks for a view's.
+        return self._view(tensor, dtype) if dtype == "bfloat16" or not array.size else tensor
 
     def storage(self, tensor: Any) -> np.ndarray:
         """Return a writable array over a tensor's memory, bits (uint16) if it is bfloat16.
