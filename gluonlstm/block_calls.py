@@ -243,7 +243,8 @@ class LSTMCalls(mx.gluon.rnn.LSTM):
     def _set_input_size(self, width: int) -> None:
         for direction in "lr"[: self._dir]:
             weight = self._reg_params[f"{direction}0_i2h_weight"]
-            weight.shape = (4 * self._hidden_size, width)
+            if weight._deferred_init:  # else the call is about to fail: not initialized
+                weight.shape = (4 * self._hidden_size, width)
 
     # --- graphs ----------------------------------------------------------------------------
 

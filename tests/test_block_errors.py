@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gluonlstm.errors import ArgumentTypeError, InvalidArgumentError, ShapeMismatchError
-from tests.mxnet_cases import KINDS, arguments, array, layer, semantics
+from tests.mxnet_cases import KINDS, arguments, array, layer, options, semantics
 
 pytestmark = pytest.mark.mxnet
 PLAIN, LENGTHS = KINDS["plain"], KINDS["lengths"]
@@ -120,9 +120,11 @@ def test_contexts_that_differ():
 def test_not_initialised():
     import gluonlstm
 
-    net = gluonlstm.LSTM(4, input_size=3)
-    with pytest.raises(RuntimeError, match="has not been initialized"):
-        net(arguments(PLAIN)[0])
+    for spec in KINDS.values():
+        net = gluonlstm.LSTM(**{**options(spec), "input_size": 0})
+        with pytest.raises(RuntimeError, match="has not been initialized"):
+            net(*arguments(spec))
+        assert net.spec.input_size == 0  # the call that failed leaves no trace
 
 
 def test_unexpected_argument():

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,6 +153,26 @@ def test_before_initialisation_the_current_context_counts():
     assert "RNN" in ops
     ops = [n["op"] for n in json.loads(net(mx.sym.var("x")).tojson())["nodes"]]
     assert "_foreach" in ops
+
+
+def test_gradients_without_onednn():
+    """The native operator forgets the lower layers in float32 too."""
+    code = """
+        from gluonlstm.spec import LSTMSpec
+        from tests.mxnet_cases import Case, assert_case
+        spec = LSTMSpec(4, 3, bidirectional=True, input_size=3, dropout=0)
+        for grad_req in (None, "write", "add"):
+            print(assert_case(Case(spec, grad_req=grad_req))._path.name)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "MXNET_USE_MKLDNN_RNN": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["LAYERED"] * 3, done.stderr
 
 
 @pytest.mark.parametrize("value", ["0", "1"])
