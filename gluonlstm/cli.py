@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,7 @@ try:
 except ImportError as error:
     sys.exit(f"The gluonlstm command needs typer and rich ({error}): pip install 'gluonlstm[cli]'")
 
-from gluonlstm.errors import GluonLSTMError, InvalidArgumentError
+from gluonlstm.errors import GluonLSTMError
 
 if TYPE_CHECKING:
     from gluonlstm.spec import LSTMSpec
@@ -177,6 +177,9 @@ def compile(
     ] = False,
 ) -> None:
     """Compile a model into one file that runs without MXNet and without a compiler."""
+    from gluonlstm.cli_source import source_of
+    from gluonlstm.compiler import compile as compile_model
+
     fields = {
         "layout": layout and layout.value,
         "state_clip_min": clip and clip[0],
@@ -187,9 +190,7 @@ def compile(
     fields = {key: value for key, value in fields.items() if value is not None}
     shapes = dict(map(_parse_shape, shape or ())) or None
     build_for = _parse_target(target)
-    source, weights = _source(model, params, lstm, _parse_spec(spec), fields)
-    from gluonlstm.compiler import compile as compile_model
-
+    source, weights = source_of(model, params, lstm, _parse_spec(spec), fields)
     started = time.perf_counter()
     with messages.status(f"Compiling {model.name}"):
         compile_model(source, weights, target=build_for, shapes=shapes, path=destination)
@@ -229,60 +230,6 @@ def _flat(results: Any) -> list[Any]:
     if isinstance(results, (tuple, list)):
         return [array for item in results for array in _flat(item)]
     return [results]
-
-
-def _source(
-    model: Path,
-    params: Path | None,
-    lstm: str | None,
-    spec: LSTMSpec | None,
-    fields: Mapping[str, Any],
-) -> tuple[Any, Any]:
-    """Return the first two arguments of gluonlstm.compile."""
-    from gluonlstm.describe import kind_of
-
-    if kind_of(model) == "symbol":
-        if fields or lstm is not None or spec is not None:
-            raise InvalidArgumentError(
-                f"{model} is a symbol file and says itself what its LSTM does; "
-                "--lstm, --spec, --layout, --clip, --clip-nan and --lengths are for checkpoints."
-            )
-        return model, params or _params_beside(model)
-    if params is not None:
-        raise InvalidArgumentError(f"{model} is a checkpoint already; leave out {params}.")
-    return _lstm_of(model, lstm, spec, fields)
-
-
-def _params_beside(symbol_file: Path) -> Path:
-    """Return the parameters that export wrote beside ``NAME-symbol.json``: NAME-0000.params."""
-    stem = symbol_file.name.removesuffix(".json").removesuffix("-symbol")
-    found = sorted(symbol_file.parent.glob(f"{stem}-[0-9][0-9][0-9][0-9].params"))
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(path.name for path in found) or "none"
-    raise InvalidArgumentError(
-        f"{symbol_file} needs one parameter file named {stem}-0000.params or the like beside it, "
-        f"and there is {names}: give the file after the symbol file."
-    )
-
-
-def _lstm_of(
-    path: Path, name: str | None, spec: LSTMSpec | None, fields: Mapping[str, Any]
-) -> tuple[LSTMSpec, Mapping[str, Any]]:
-    """Return the specification and weights of the checkpoint's LSTM, with some fields changed."""
-    from gluonlstm import checkpoint
-
-    found = checkpoint.find_lstms(checkpoint.read(path), spec)
-    if name is None and len(found) == 1:
-        name = next(iter(found))
-    if name is None or name not in found:
-        names = ", ".join(repr(key) for key in sorted(found)) or "none"
-        raise InvalidArgumentError(
-            f"{path} holds these LSTMs: {names}."
-            + (" Choose one with --lstm NAME." if found else " It cannot be compiled by itself.")
-        )
-    inferred, weights = found[name]
-    return inferred.replace(**fields), weights
 
 
 def _parse_shape(text: str) -> tuple[str, tuple[int | None, ...]]:

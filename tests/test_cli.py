@@ -313,6 +313,17 @@ def test_compile_checkpoint_with_options(run, checkpoint_file, tmp_path):
         np.testing.assert_allclose(next(iter(results.values())), expected(spec, x), atol=2e-6)
 
 
+@pytest.mark.tvm
+def test_run_refuses_arrays_that_do_not_fit(run, lstm_file, tmp_path):
+    assert run("compile", lstm_file.name, "-o", "m.so")[0] == 0
+    np.savez(tmp_path / "narrow.npz", data=np.zeros((3, 2, 5), np.float32))
+    refused(run("run", "m.so", "narrow.npz"), "data", "(T, N, 4)", "(3, 2, 5)")
+    np.savez(tmp_path / "other.npz", date=np.zeros((3, 2, 4), np.float32))
+    refused(run("run", "m.so", "other.npz"), "date")
+    refused(run("run", "m.so", "absent.npz"), "absent.npz: No such file")
+    refused(run("run", lstm_file.name, "narrow.npz"), lstm_file.name)
+
+
 # --- refusals ------------------------------------------------------------------------------
 
 
