@@ -276,7 +276,7 @@ def _stock_spec(layer: Any) -> LSTMSpec:
         hidden_size=layer._hidden_size,
         num_layers=layer._num_layers,
         layout=layer._layout,
-        dropout=layer._dropout,
+        dropout=layer._dropout if layer._dropout < 1 else 0.0,  # nothing is dropped at inference
         bidirectional=layer._dir == 2,
         input_size=max(weight.shape[1], 0),
         projection_size=layer._projection_size,

@@ -210,8 +210,16 @@ class LSTMSpec:
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
+        """Return the fields as JSON-ready values.
+
+        JSON has no infinity: a clip bound that is infinite becomes the string "inf" or "-inf",
+        which the constructor takes, too.
+        """
+        values = asdict(self)
+        for name in ("state_clip_min", "state_clip_max"):
+            bound = values[name]
+            values[name] = str(bound) if bound is not None and math.isinf(bound) else bound
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LSTMSpec:

@@ -510,6 +510,12 @@ def test_a_layer_in_float64(asked, mx, kind):
 
 
 @pytest.mark.mxnet
+def test_a_stock_layer_that_drops_everything_in_training(asked, mx):
+    gluonlstm.compile(gluon_layer(mx, "stock", num_layers=2, dropout=1.0))
+    assert asked()["spec"] == LSTMSpec(4, 2, input_size=3)
+
+
+@pytest.mark.mxnet
 @pytest.mark.parametrize("kind", ["ours", "stock"])
 def test_a_layer_without_values(asked, mx, kind):
     cls = gluonlstm.LSTM if kind == "ours" else mx.gluon.rnn.LSTM

@@ -1,6 +1,7 @@
 """LSTMSpec: what it accepts, what it derives."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -40,6 +41,13 @@ def test_the_packed_vector_holds_biases_always():
 @given(specs())
 def test_survives_json(spec):
     assert LSTMSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize("bounds", [(-math.inf, math.inf), (-1.0, math.inf), (-math.inf, 0.5)])
+def test_infinite_clip_bounds_survive_json(bounds):
+    spec = LSTMSpec(6, state_clip_min=bounds[0], state_clip_max=bounds[1])
+    text = json.dumps(spec.to_dict(), allow_nan=False)
+    assert LSTMSpec.from_dict(json.loads(text)) == spec
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,17 @@ def test_twelve_layers(tmp_path):
     check(model, spec, params, 5, 3)
 
 
+@pytest.mark.parametrize("clip_nan", [False, True])
+def test_infinite_clip_bounds(tmp_path, clip_nan):
+    spec = LSTMSpec(
+        5, input_size=4, state_clip_min=-np.inf, state_clip_max=0.1, state_clip_nan=clip_nan
+    )
+    params = parameters(spec)
+    model = compiled(spec, params, tmp_path)
+    assert model.spec == spec
+    check(model, spec, params, 5, 3)
+
+
 def test_states_left_out_are_zeros(tmp_path):
     spec = LSTMSpec(10, input_size=4, layout="NTC")
     params = parameters(spec)
