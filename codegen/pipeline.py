@@ -13,7 +13,14 @@ from tvm import relax, s_tir, tirx
 from tvm.ir.transform import Sequential
 from tvm.tirx import compilation_pipeline
 
-_TIR_PIPELINE = "gluonlstm"
+from .cuda.outputs import CopySharedOutputs, PassOutputs
+from .cuda.passes import finish_device, legalize_operators, lower_kernels
+from .cuda.schedule import default_schedules
+from .cuda.target import CUDATarget
+from .kernels.simt import CUDA_KERNEL
+from .target import CPUTarget
+
+_TIR_PIPELINE = {"llvm": "gluonlstm", "cuda": "gluonlstm.cuda"}
 
 # What TVM's default pipeline for s_tir holds, less the passes that only GPU code, thread bindings
 # or block buffers need: our CPU kernels are loops already, and legalised operators are one loop
@@ -44,15 +51,27 @@ _TIR_PASSES = (
 )
 
 
-def relax_phases() -> tuple[tuple[str, Sequential], ...]:
+def relax_phases(target: CPUTarget | CUDATarget) -> tuple[tuple[str, Sequential], ...]:
     """Return (name, passes) of each Relax phase, in order."""
     r = relax.transform
+    lower_calls = [r.ToNonDataflow(), r.RemovePurityChecking(), r.CallTIRRewrite()]
+    if isinstance(target, CUDATarget):
+        fuse = [r.AnnotateTIROpPattern(), r.FuseOps(), r.FuseTIR()]
+        first = (
+            (
+                "legalize",
+                Sequential([legalize_operators(), *fuse, CopySharedOutputs()]),
+            ),
+            ("schedule", Sequential([default_schedules()])),
+            ("lower-calls", Sequential([*lower_calls, PassOutputs()])),
+        )
+    else:
+        first = (
+            ("legalize", Sequential([r.LegalizeOps(), r.RewriteDataflowReshape()])),
+            ("lower-calls", Sequential(lower_calls)),
+        )
     return (
-        ("legalize", Sequential([r.LegalizeOps(), r.RewriteDataflowReshape()])),
-        (
-            "lower-calls",
-            Sequential([r.ToNonDataflow(), r.RemovePurityChecking(), r.CallTIRRewrite()]),
-        ),
+        *first,
         (
             "plan-memory",
             Sequential([r.StaticPlanBlockMemory(), r.LowerAllocTensor(), r.KillAfterLastUse()]),
@@ -72,11 +91,11 @@ def relax_phases() -> tuple[tuple[str, Sequential], ...]:
 
 
 def run_relax(
-    mod: tvm.IRModule, target: tvm.target.Target, dump: Path | None = None
+    mod: tvm.IRModule, target: CPUTarget | CUDATarget, dump: Path | None = None
 ) -> tvm.IRModule:
     """Run every Relax phase."""
-    with target:
-        for number, (name, passes) in enumerate(relax_phases(), start=1):
+    with target.tvm():
+        for number, (name, passes) in enumerate(relax_phases(target), start=1):
             mod = passes(mod)
             if dump is not None:
                 dump.mkdir(parents=True, exist_ok=True)
@@ -84,15 +103,28 @@ def run_relax(
     return mod
 
 
-def tir_pipeline() -> str:
-    """Return the name of the passes that lower PrimFuncs; ``relax.build`` takes names only."""
-    if _TIR_PIPELINE not in compilation_pipeline.PIPELINE_MAP:
-        compilation_pipeline.register_tir_pipeline(_TIR_PIPELINE, _make_tir_pipeline)
-    return _TIR_PIPELINE
+def tir_pipeline(kind: str = "llvm") -> str:
+    """Return the name of the passes that lower PrimFuncs for a kind of target.
+
+    ``relax.build`` takes names only.
+    """
+    name = _TIR_PIPELINE[kind]
+    if name not in compilation_pipeline.PIPELINE_MAP:
+        make = _make_cuda_pipeline if kind == "cuda" else _make_cpu_pipeline
+        compilation_pipeline.register_tir_pipeline(name, make)
+    return name
 
 
-def _make_tir_pipeline() -> tuple[Sequential, Callable[[], Sequential], Callable[[], Sequential]]:
-    return Sequential([make() for make in _TIR_PASSES], name=_TIR_PIPELINE), _host, _device
+_Pipeline = tuple[tvm.transform.Pass, Callable[[], Sequential], Callable[[], Sequential]]
+
+
+def _make_cpu_pipeline() -> _Pipeline:
+    passes = Sequential([make() for make in _TIR_PASSES], name=_TIR_PIPELINE["llvm"])
+    return passes, _host, _device
+
+
+def _make_cuda_pipeline() -> _Pipeline:
+    return lower_kernels(CUDA_KERNEL), _host, finish_device
 
 
 def _host() -> Sequential:

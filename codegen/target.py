@@ -12,6 +12,8 @@ from tvm.target import codegen as _llvm
 from gluonlstm.errors import InvalidArgumentError
 from gluonlstm.machine import cpu_flags
 
+from .cuda.target import CUDATarget, cuda_target
+
 # SIMD units of x86 from wide to narrow: (LLVM feature, bytes of a vector, vector registers).
 _X86_UNITS = (("avx512f", 64, 32), ("avx", 32, 16), ("sse2", 16, 16))
 
@@ -29,6 +31,10 @@ _CPUINFO_FLAGS = {
     "sse4.2": "sse4_2",
 }
 _GENERIC_X86 = ("x86-64-v4", "x86-64-v3", "x86-64-v2", "x86-64")
+
+# The CPU code of a GPU artifact only launches kernels, so it is made to run on any machine that
+# has such a GPU.
+_GPU_HOST_X86 = "x86-64-v2"
 
 
 @dataclass(frozen=True)
@@ -66,19 +72,33 @@ class CPUTarget:
         }
 
 
-def resolve(target: str | Mapping[str, Any]) -> CPUTarget:
+def resolve(target: str | Mapping[str, Any]) -> CPUTarget | CUDATarget:
     """Turn what the user wrote into a target.
 
     "llvm" (or "native") is this machine's CPU; a dict such as ``{"kind": "llvm", "mcpu":
     "x86-64-v3"}`` names another, and may add "mtriple" and "mattr" as TVM takes them. The string
-    form ``"llvm -mcpu=x86-64-v3 -mtriple=..."`` means the same. Raises InvalidArgumentError.
+    form ``"llvm -mcpu=x86-64-v3 -mtriple=..."`` means the same.
+
+    "cuda" is NVIDIA GPUs, sm_80, sm_90 and whatever is newer; ``"cuda -arch=sm_90"`` or ``{"kind":
+    "cuda", "arch": ["sm_80", "sm_90"], "math": "tf32"}`` says which, and how float32 products are
+    computed (see :class:`CUDATarget`). "host" is the CPU target for the code that launches
+    kernels, by default x86-64-v2 or, on other machines, their generic CPU. Neither a GPU nor a
+    driver is needed.
+
+    Raises InvalidArgumentError.
     """
     options = _parse(target) if isinstance(target, str) else dict(target)
     kind = options.get("kind")
+    if kind == "cuda":
+        host = options.get("host") or _gpu_host()
+        cpu = resolve(host)
+        if not isinstance(cpu, CPUTarget):
+            raise InvalidArgumentError(f"target host={host!r} must be a CPU target.")
+        return cuda_target(options, cpu.options, cpu.cpu_features)
     if kind != "llvm":
         raise InvalidArgumentError(
-            f"target kind {kind!r} is not supported; use 'llvm' (this CPU) or a dict such as "
-            "{'kind': 'llvm', 'mcpu': 'x86-64-v3'}."
+            f"target kind {kind!r} is not supported; use 'llvm' (this CPU), a dict such as "
+            "{'kind': 'llvm', 'mcpu': 'x86-64-v3'}, or 'cuda'."
         )
     triple = options.setdefault("mtriple", str(_llvm.llvm_get_system_triple()))
     if options.get("mcpu") in (None, "native"):
@@ -87,6 +107,15 @@ def resolve(target: str | Mapping[str, Any]) -> CPUTarget:
     vector_bytes, registers = _vector_unit(triple, features)
     flags = tuple(sorted(_CPUINFO_FLAGS[f] for f in features if f in _CPUINFO_FLAGS))
     return CPUTarget("llvm", triple, options["mcpu"], vector_bytes, registers, flags, options)
+
+
+def _gpu_host() -> dict[str, Any]:
+    triple = str(_llvm.llvm_get_system_triple())
+    return {
+        "kind": "llvm",
+        "mtriple": triple,
+        "mcpu": _GPU_HOST_X86 if triple.startswith("x86_64") else "generic",
+    }
 
 
 def _host_cpu(triple: str) -> str:

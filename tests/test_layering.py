@@ -51,14 +51,15 @@ PARTS: dict[str, tuple[str, str, str]] = {
         "errors spec symbol arrays files checkpoint",
         "mxnet numpy",
     ),
-    "target": ("codegen.target", "errors machine", "tvm"),
+    "target": ("codegen.cuda.arch codegen.cuda.target codegen.target", "errors machine", "tvm"),
+    "cuda": ("codegen.cuda", "errors target", "tvm tvm_ffi"),
     "packing": ("codegen.packing", "errors spec", "numpy"),
     "kernels": ("codegen.kernels", "errors spec target", "numpy tvm"),
     "frontend": ("codegen.frontend", "errors spec symbol checkpoint artifact", "numpy tvm"),
     "plan": ("codegen.plan", "errors spec target kernels", "numpy tvm"),
     "codegen": (
         "codegen codegen.api codegen.build codegen.emitter codegen.pipeline",
-        "errors spec symbol checkpoint artifact target packing kernels frontend plan",
+        "errors spec symbol checkpoint artifact target cuda packing kernels frontend plan",
         "numpy tvm",
     ),
     "compiler": (

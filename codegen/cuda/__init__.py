@@ -1,0 +1,1 @@
+"""CUDA: targets and their facts, and the toolchain from CUDA C to machine code for several GPUs."""
