@@ -66,3 +66,31 @@ def pack_layer(
             projection = weight("h2r_weight").astype(dtype)
             packed["w_h2r"].append(interleave_columns(projection, gates, lanes))
     return {name: np.stack(arrays) for name, arrays in packed.items()}
+
+
+def pack_layer_cuda(spec: LSTMSpec, layer: int, params: Mapping[str, Array]) -> dict[str, Array]:
+    """Pack one layer for the CUDA kernels, in float32; the keys are their arguments' names.
+
+    w_i2h (C, D*H*4) and b (D*H*4,) for gemm_cuda.py, w_h2h (D, R, H, 4) and w_h2r (D, H, P) for
+    the recurrence: the four gates of a unit lie together, for one 16-byte load.
+    """
+    gates, hidden = len(GATES), spec.hidden_size
+    directions = range(spec.directions)
+
+    def stacked(kind: str) -> Array:  # (D, 4, H, K) of a matrix, (D, 4, H, 1) of a vector
+        arrays = [np.asarray(params[parameter_name(layer, d, kind)]) for d in directions]
+        return np.stack([array.reshape(gates, hidden, -1) for array in arrays])
+
+    bias = np.zeros((spec.directions, gates, hidden, 1))
+    if spec.bias:
+        bias = stacked("i2h_bias").astype(np.float64) + stacked("h2h_bias").astype(np.float64)
+    i2h = stacked("i2h_weight").transpose(3, 0, 2, 1)  # (C, D, H, 4)
+    packed = {
+        "w_i2h": i2h.reshape(i2h.shape[0], -1),
+        "b": bias.transpose(0, 2, 1, 3).reshape(-1),
+        "w_h2h": stacked("h2h_weight").transpose(0, 3, 2, 1),
+    }
+    if spec.projection_size:
+        names = [parameter_name(layer, d, "h2r_weight") for d in directions]
+        packed["w_h2r"] = np.stack([np.asarray(params[name]).T for name in names])
+    return {name: np.ascontiguousarray(array, np.float32) for name, array in packed.items()}

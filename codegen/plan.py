@@ -49,28 +49,27 @@ def plan_lstm(spec: LSTMSpec, target: CPUTarget, lengths: bool) -> tuple[LayerPl
         f"{target.vector_registers} registers of {tiles.lanes} {dtype}: tiles of {tiles.rows} rows "
         f"x {len(GATES)} gates of {tiles.lanes} units"
     )
+    return tuple(
+        LayerPlan(layer, "lstm_cpu", layer_shape(spec, layer, lengths, dtype), tiles, reason)
+        for layer in range(spec.num_layers)
+    )
+
+
+def layer_shape(spec: LSTMSpec, layer: int, lengths: bool, dtype: str) -> LSTMLayerShape:
+    """Return what one layer computes in ``dtype``."""
     clip = None
     if spec.state_clip_min is not None and spec.state_clip_max is not None:
         clip = (spec.state_clip_min, spec.state_clip_max)
-    return tuple(
-        LayerPlan(
-            layer,
-            "lstm_cpu",
-            LSTMLayerShape(
-                input_size=spec.layer_input_size(layer),
-                hidden_size=spec.hidden_size,
-                projection_size=spec.projection_size,
-                directions=spec.directions,
-                layers=spec.num_layers,
-                clip=clip,
-                clip_nan=spec.state_clip_nan,
-                lengths=lengths,
-                dtype=dtype,
-            ),
-            tiles,
-            reason,
-        )
-        for layer in range(spec.num_layers)
+    return LSTMLayerShape(
+        input_size=spec.layer_input_size(layer),
+        hidden_size=spec.hidden_size,
+        projection_size=spec.projection_size,
+        directions=spec.directions,
+        layers=spec.num_layers,
+        clip=clip,
+        clip_nan=spec.state_clip_nan,
+        lengths=lengths,
+        dtype=dtype,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -36,6 +36,22 @@ class LoweredModel:
     outputs: tuple[OutputInfo, ...]
     weights: Mapping[str, NDArray[Any]]
     spec: LSTMSpec | None = None
+
+    def with_variant(self, name: str, other: LoweredModel) -> LoweredModel:
+        """Return this model with ``other``'s ``main``, lowered differently, as function ``name``.
+
+        Both take the same arguments; no other function may have the same name in both.
+        """
+        if (self.inputs, list(self.weights)) != (other.inputs, list(other.weights)):
+            raise InvalidArgumentError(f"{name} does not take what {MAIN} takes.")
+        own, others = cast(Any, self.mod), cast(Any, other.mod)
+        functions = dict(own.functions)
+        for var, function in others.functions.items():
+            if var.name_hint == MAIN:  # kernels keep their variables, which main refers to
+                function, var = function.with_attr("global_symbol", name), tvm.ir.GlobalVar(name)
+            functions[var] = function
+        mod = tvm.IRModule(functions)
+        return replace(self, mod=mod)
 
 
 class LSTMEmitter(Protocol):

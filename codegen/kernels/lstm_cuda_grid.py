@@ -5,8 +5,9 @@ Regime
     sequence; every step reads nothing from memory but the gates of the step and r.
 
 Layout
-    As in lstm_cuda_cta.py, but w_h2r is (D, P, H), and two workspaces come after the outputs:
-    r_work (2, D, N, R), double-buffered, and with a projection h_work (D, N, H).
+    As in lstm_cuda_cta.py; two workspaces come after the outputs: r_work (2, D, N, R),
+    double-buffered, and with a projection h_work (D, N, H). The eight warps of a CTA read
+    neighbouring columns of w_h2r, so that they share its 32-byte sectors.
 
 Algorithm
     Warp w of CTA b of direction d owns unit u = 8 b + w. Lane l keeps W_h2h[k, u, gate] for
@@ -95,7 +96,7 @@ class _GridKernel(CUDALayer):
             T.func_name("lstm_layer")
             T.func_attr(kernel_attributes(cooperative=True))
             p = s.projection_size
-            self.declare((s.directions, p, s.hidden_size) if p else None)
+            self.declare((s.directions, s.hidden_size, p) if p else None)
             self._declare_workspace()
             T.device_entry()
             T.attr({"tirx.launch_bounds_min_blocks_per_sm": 1})
@@ -247,7 +248,7 @@ class _GridKernel(CUDALayer):
                 with T.serial(-(-s.hidden_size // WARP)) as number:
                     k = number * WARP + self.lane
                     with when(k < s.hidden_size):
-                        weight = T.bind(tirx.BufferLoad(self.w_h2r, [self.d, p, k]))
+                        weight = T.bind(tirx.BufferLoad(self.w_h2r, [self.d, k, p]))
                         for row in range(ROWS):
                             value = tirx.BufferLoad(self.staged, [row, k]) * weight
                             total = tirx.BufferLoad(self.sums, [row]) + value

@@ -58,3 +58,30 @@ def test_without_biases_they_are_zero(spec):
     from gluonlstm.codegen.packing import pack_layer
 
     assert not pack_layer(spec, 0, parameters(spec), 4, spec.dtype)["bias"].any()
+
+
+@given(specs(most_units=9, clips=False, lengths=False))
+def test_cuda_weights_are_where_the_kernels_look(spec):
+    from gluonlstm.codegen.packing import pack_layer_cuda
+
+    params = parameters(spec)
+    packed = pack_layer_cuda(spec, 0, params)
+    hidden = spec.hidden_size
+    assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in packed.values())
+    for d, letter in enumerate("lr"[: spec.directions]):
+        for gate in range(4):
+            rows = slice(gate * hidden, (gate + 1) * hidden)
+            i2h, h2h = (params[f"{letter}0_{kind}_weight"][rows] for kind in ("i2h", "h2h"))
+            own = packed["w_i2h"].reshape(spec.input_size, spec.directions, hidden, 4)
+            np.testing.assert_array_equal(own[:, d, :, gate], i2h.T.astype("float32"))
+            np.testing.assert_array_equal(packed["w_h2h"][d, :, :, gate], h2h.T.astype("float32"))
+            bias = np.zeros(hidden)
+            if spec.bias:
+                pair = [params[f"{letter}0_{kind}_bias"][rows] for kind in ("i2h", "h2h")]
+                bias = sum(part.astype(np.float64) for part in pair)
+            got = packed["b"].reshape(spec.directions, hidden, 4)[d, :, gate]
+            np.testing.assert_array_equal(got, bias.astype("float32"))
+        if spec.projection_size:
+            projection = params[f"{letter}0_h2r_weight"].T.astype("float32")
+            np.testing.assert_array_equal(packed["w_h2r"][d], projection)
+    assert ("w_h2r" in packed) == bool(spec.projection_size)
