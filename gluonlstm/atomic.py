@@ -32,7 +32,7 @@ def replacing(path: str | PathLike[str], *, fsync: bool = False) -> Iterator[Bin
     # The name does not contain the target's, which may already be as long as names can be.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with _create(temporary, path) as file:
             yield file
             if fsync:
                 file.flush()
@@ -45,6 +45,14 @@ def replacing(path: str | PathLike[str], *, fsync: bool = False) -> Iterator[Bin
         raise
     if fsync:
         _sync_folder(target.parent)
+
+
+def _create(temporary: Path, path: str | PathLike[str]) -> BinaryIO:
+    try:
+        return temporary.open("xb")
+    except OSError as error:
+        error.filename = os.fspath(path)  # the caller knows nothing of the temporary file
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

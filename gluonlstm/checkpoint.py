@@ -92,8 +92,9 @@ def canonical(
     extra = [name for name in tensors if name not in used]
     if extra and prefix is None and not ignore_extra:
         raise InvalidArgumentError(
-            f"{', '.join(extra[:MOST_LISTED])} ({len(extra)} in all) belong to no LSTM. Set "
-            "ignore_extra=True, or use find_lstms for the checkpoint of a whole model."
+            f"{', '.join(extra[:MOST_LISTED])} ({len(extra)} in all) belong to no LSTM. Leave "
+            "them out; checkpoint.find_lstms finds the LSTMs in a whole model's checkpoint, and "
+            "checkpoint.canonical passes others over with ignore_extra=True."
         )
     if spec is not None:
         found = fit(found, spec, tensors)

@@ -7,7 +7,7 @@ MXNet is needed only for Gluon objects and torch only for torch's, which bring t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from os import PathLike, fspath
@@ -97,6 +97,7 @@ def compile(
     MissingParameterError or ShapeMismatchError for parameters that do not fit;
     MissingDependencyError if the TVM compiler is not installed.
     """
+    _check_options(target, shapes, outputs)
     request = _read_source(source, params, spec)
     if isinstance(request, _LayerSource) and outputs is not None:
         raise InvalidArgumentError("outputs is only for symbol files and nets.")
@@ -125,6 +126,24 @@ def compile(
         return load(file, temporary=path is None)
 
 
+def _check_options(target: Any, shapes: Any, outputs: Any) -> None:
+    """Refuse options of a wrong type by name, before anything is read."""
+    if not isinstance(target, (str, Mapping)):
+        raise ArgumentTypeError(f"target must be a name or a dict, got {type(target).__name__}.")
+    if shapes is not None and not isinstance(shapes, Mapping):
+        raise ArgumentTypeError(
+            "shapes must be a dict of input names and sizes, such as "
+            f"{{'data': (None, 1, 80)}}, got {type(shapes).__name__}."
+        )
+    for name, sizes in (shapes or {}).items():
+        if isinstance(sizes, str) or not isinstance(sizes, Iterable):
+            raise ArgumentTypeError(
+                f"shapes[{name!r}] must be a tuple of sizes, such as (None, 1, 80), got {sizes!r}."
+            )
+    if isinstance(outputs, str):
+        raise ArgumentTypeError(f"outputs must be a list of names, such as [{outputs!r}].")
+
+
 def _code_generator() -> ModuleType:
     try:
         return import_module("gluonlstm.codegen.api")
@@ -148,6 +167,11 @@ def _read_source(source: Any, params: Any, spec: LSTMSpec | None) -> _GraphSourc
         return _GraphSource(_read_graph(source), _read_params(params))
     if isinstance(source, LSTMSpec):
         _only("an LSTMSpec", spec=spec)
+        if params is None:
+            raise InvalidArgumentError(
+                "an LSTMSpec needs weights: give a mapping of arrays or the path of a checkpoint "
+                "as params."
+            )
         return _layer(_read_params(params), source, "layer")
     if _comes_from("mxnet", source):
         _only(f"a {type(source).__name__}", spec=spec)
@@ -310,7 +334,8 @@ def _read_torch(source: Any) -> _LayerSource:
         hint = ""
         if isinstance(source, torch.nn.Module):
             names = [name for name, m in source.named_modules() if isinstance(m, torch.nn.LSTM)]
-            hint = f" Of torch's modules only nn.LSTM is supported; this one holds {names}."
+            held = ", ".join(repr(name) for name in names) or "none"
+            hint = f" Of torch's modules only nn.LSTM is supported; in this one: {held}."
         raise ArgumentTypeError(
             f"cannot compile {_described(source)}; source must be {SOURCES}.{hint}"
         )

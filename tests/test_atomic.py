@@ -47,6 +47,14 @@ def test_a_failure_leaves_what_was_there(tmp_path, old, error):
     assert [item.read_bytes() for item in tmp_path.iterdir()] == ([old] if old else [])
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "missing" / "x"
+    with pytest.raises(FileNotFoundError) as caught:
+        _write(path, b"new")
+    assert caught.value.filename == str(path)
+    assert str(path) in str(caught.value)
+
+
 def test_permissions(tmp_path):
     old = os.umask(0o027)
     try:

@@ -26,7 +26,6 @@ from gluonlstm import compiler, params_file, reference, symbol
 from gluonlstm.errors import (
     ArgumentTypeError,
     ArtifactError,
-    GluonLSTMError,
     InvalidArgumentError,
     MissingDependencyError,
     MissingParameterError,
@@ -104,6 +103,21 @@ def test_symbol_files(asked, kind):
     options = {"target": {"kind": "llvm"}, "shapes": {"data": (5, None, 3)}, "outputs": ["y"]}
     gluonlstm.compile(sources[kind], weights, **options)
     assert asked() == {"graph": graph, "params": weights, **options}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": 3}, "target must be a name or a dict, got int"),
+        ({"shapes": [(5, 2, 3)]}, "shapes must be a dict of input names and sizes"),
+        ({"shapes": {"data": "TNC"}}, r"shapes\['data'\] must be a tuple of sizes"),
+        ({"shapes": {"data": 5}}, r"shapes\['data'\] must be a tuple of sizes"),
+        ({"outputs": "y"}, r"outputs must be a list of names, such as \['y'\]"),
+    ],
+)
+def test_options_of_a_wrong_type_are_refused_by_name(asked, options, message):
+    with pytest.raises(ArgumentTypeError, match=message):
+        gluonlstm.compile(DATA / "lstm-symbol.json", **options)
 
 
 def test_the_compiled_file_is_kept_where_it_is_wanted(asked, tmp_path):
@@ -198,13 +212,13 @@ def test_weights_with_a_spec(asked):
         ({}, {}, ArgumentTypeError, "an empty mapping"),
         ([SPEC], {}, ArgumentTypeError, "list"),
         (SPEC, {"spec": SPEC}, InvalidArgumentError, "spec cannot be given with an LSTMSpec"),
-        (SPEC, {"outputs": ["y"]}, GluonLSTMError, "missing parameter"),
         (random_params(SPEC), {"outputs": ["y"]}, InvalidArgumentError, "only for symbol files"),
         (random_params(SPEC), {"params": {}}, InvalidArgumentError, "params cannot be given"),
         (random_params(SPEC), {"spec": {"hidden_size": 4}}, ArgumentTypeError, "got dict"),
         (SPEC, {"params": 7}, ArgumentTypeError, "params must be a mapping of arrays.*got int"),
         (SPEC, {"params": {"w": "text"}}, ArgumentTypeError, "w must be an array"),
-        (SPEC, {}, MissingParameterError, "l0_i2h_weight"),
+        (SPEC, {}, InvalidArgumentError, "an LSTMSpec needs weights"),
+        (SPEC, {"params": {}}, MissingParameterError, "l0_i2h_weight"),
         (LSTMSpec(5), {"params": random_params(SPEC)}, ShapeMismatchError, "l0_i2h_weight"),
         ('{"nodes": 7}', {}, SymbolFormatError, "field nodes"),
         (str(DATA / "none-symbol.json"), {}, FileNotFoundError, "none-symbol"),
@@ -290,7 +304,7 @@ def test_a_spec_with_torch_weights_is_a_gluon_layer(asked):
 def test_torch_objects_that_are_no_lstm(asked):
     import torch
 
-    with pytest.raises(ArgumentTypeError, match=r"only nn\.LSTM .* holds \['1'\]"):
+    with pytest.raises(ArgumentTypeError, match=r"only nn\.LSTM .* in this one: '1'"):
         gluonlstm.compile(torch.nn.Sequential(torch.nn.Linear(3, 3), torch_lstm()))
     with pytest.raises(ArgumentTypeError, match=r"torch\.Tensor"):
         gluonlstm.compile(torch.zeros(3))
