@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from gluonlstm import tvm_library, worker_threads
-from gluonlstm.artifact import Artifact
+from gluonlstm.artifact import Artifact, OutputInfo
 from gluonlstm.errors import ArtifactError, ExecutionError
+from gluonlstm.input_arrays import InputArray
 from gluonlstm.machine import cpu_flags
 from gluonlstm.tensors import Staging, TensorLibrary
 from gluonlstm.weight_table import StoredWeight
 
 MAIN = "main"
-_CPU_KINDS = ("llvm", "c")
 
 
 class Session:
@@ -28,22 +30,61 @@ class Session:
 class Engine:
     """Runs an artifact's function on TVM tensors, for several threads at once.
 
-    Raises ArtifactError if the code is for another kind of machine or cannot be loaded, and
+    Raises ArtifactError if the code is for another CPU or cannot be loaded, and
     MissingDependencyError without the TVM runtime.
     """
+
+    kinds = ("llvm", "c")  # of the targets of such artifacts
+    results = ("numpy", "torch", "dlpack")  # libraries of which it can return arrays
 
     def __init__(self, artifact: Artifact, num_threads: int | None) -> None:
         self.num_threads = worker_threads.check_count(num_threads)
         self._path = artifact.path
-        _check_machine(artifact)
+        check_cpu(artifact)
         self._ffi = tvm_library.load_runtime(near=artifact.path.absolute().parent)
         self.library = TensorLibrary(self._ffi)
+        self.inputs = tuple(InputArray(info, self.library) for info in artifact.info.inputs)
+        self._dtypes = [_numpy_dtype(info) for info in artifact.info.outputs]
         self._weights = tuple(self._weight(artifact, stored) for stored in artifact.stored)
         self._weight_addresses = frozenset(weight.data_ptr() for weight in self._weights)
         self._executable = self._load(artifact)
         # Machines not in use. A list's pop and append are atomic, so it needs no lock; it grows to
         # as many as there were calls at one time, whatever threads they came from.
         self._idle = [self._new_session()]
+
+    def in_host_memory(self, value: Any) -> Any:
+        """Return an array as one that NumPy takes."""
+        return value
+
+    def call(
+        self,
+        sources: Sequence[Any],
+        shapes: Sequence[tuple[int, ...]],
+        steps: int,
+        results: str | None,
+        count: int,
+    ) -> list[Any]:
+        """Return the first ``count`` outputs as arrays of the library ``results``, None for NumPy.
+
+        ``sources`` are what :class:`InputArray` made of the arguments, None for those left out,
+        which are zeros of these ``shapes`` (lengths: ``steps``). Raises ExecutionError if the code
+        fails.
+        """
+        session = self.borrow()
+        staging = session.staging
+        tensors = [
+            array.lend(source, staging)
+            if source is not None
+            else array.constant(steps if array.info.role == "lengths" else 0, shape, staging)
+            for array, source, shape in zip(self.inputs, sources, shapes, strict=True)
+        ]
+        outputs = self.run(session, tensors)[:count]
+        if results in (None, "numpy"):
+            outputs = list(map(self.library.numpy, outputs, self._dtypes))
+        elif results == "torch":
+            outputs = list(map(self.library.torch, outputs))
+        self.give_back(session)
+        return outputs
 
     def borrow(self) -> Session:
         """Return a session for one call; give it back unless the call fails."""
@@ -111,17 +152,16 @@ class Engine:
         return Session(main, Staging(self.library))
 
 
-def _check_machine(artifact: Artifact) -> None:
-    """Refuse code for another kind of device, or for a CPU with features that this one lacks.
+def _numpy_dtype(info: OutputInfo) -> np.dtype[Any] | None:
+    return None if info.dtype == "bfloat16" else np.dtype(info.dtype)
+
+
+def check_cpu(artifact: Artifact) -> None:
+    """Refuse code for a CPU with features that this one lacks; ArtifactError.
 
     Running it would end the process with an illegal instruction.
     """
     target = artifact.info.target
-    if target["kind"] not in _CPU_KINDS:
-        raise ArtifactError(
-            artifact.path,
-            f"was compiled for target {target['kind']!r}; this version runs CPU models only.",
-        )
     flags = cpu_flags()
     missing = sorted(set(target.get("cpu_features", ())) - (flags or set()))
     if missing and flags is not None:

@@ -108,11 +108,14 @@ class InputArray:
     def _torch(self, tensor: Any) -> Any:
         if tensor.device.type != "cpu":
             raise self._device_error(str(tensor.device))
+        self._check_torch(tensor)
+        return tensor.detach() if tensor.requires_grad else tensor
+
+    def _check_torch(self, tensor: Any) -> None:
         if str(tensor.dtype) != f"torch.{self.info.dtype}":
             raise self._dtype_error(str(tensor.dtype), f".to(torch.{self.info.dtype})")
         if str(tensor.layout) != "torch.strided":
             raise ArgumentTypeError(f"{self.info.name} is sparse; use .to_dense().")
-        return tensor.detach() if tensor.requires_grad else tensor
 
     def _dlpack(self, value: Any) -> Any:
         device, number = value.__dlpack_device__()

@@ -11,18 +11,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gluonlstm import artifact as artifact_file
 from gluonlstm.artifact import Artifact, InputInfo, ModelInfo, OutputInfo
 from gluonlstm.call_arguments import Signature, is_packed
+from gluonlstm.cuda_engine import CUDAEngine
 from gluonlstm.engine import Engine
-from gluonlstm.errors import ArgumentTypeError, InvalidArgumentError
-from gluonlstm.input_arrays import InputArray, is_torch, lengths_array
+from gluonlstm.errors import ArgumentTypeError, ArtifactError, InvalidArgumentError
+from gluonlstm.input_arrays import is_torch, lengths_array
 from gluonlstm.packed_sequence import PackedBatch, SingleSequence
 from gluonlstm.spec import LSTMSpec
-
-RESULTS = ("numpy", "torch", "dlpack")
 
 _Shapes = list[tuple[Any, ...]]
 
@@ -36,14 +33,15 @@ def load(
 ) -> CompiledModel:
     """Load a compiled model.
 
-    ``num_threads`` is how many threads one call uses; by default as many as the environment
-    variable GLUONLSTM_NUM_THREADS (or TVM_NUM_THREADS, OMP_NUM_THREADS) says, else as there are
-    cores. ``verify`` is as for :func:`gluonlstm.artifact.read`. A ``temporary`` file is deleted as
-    soon as it has been read; the model can still be saved.
+    ``num_threads`` is how many threads one call of a model for the CPU uses; by default as many as
+    the environment variable GLUONLSTM_NUM_THREADS (or TVM_NUM_THREADS, OMP_NUM_THREADS) says, else
+    as there are cores. ``verify`` is as for :func:`gluonlstm.artifact.read`. A ``temporary`` file
+    is deleted as soon as it has been read; the model can still be saved.
 
     Raises ArtifactError for a file that is no compiled model, is damaged, of another version, or
-    for another CPU; MissingDependencyError if the TVM runtime is not installed; OSError if the file
-    cannot be opened.
+    for another CPU, and for a GPU model where there is no GPU; MissingDependencyError if the TVM
+    runtime, or for a GPU model the driver or the CUDA runtime, is not installed; OSError if the
+    file cannot be opened.
     """
     artifact = artifact_file.read(path, verify=verify)
     model = CompiledModel(artifact, num_threads=num_threads)
@@ -62,7 +60,7 @@ class CompiledModel:
     - ``inputs``, ``outputs``: the same with shapes and dtypes. Sizes that are letters are free.
     - ``info``: all that the compiler recorded; ``spec``: the LSTM, if the model is just one.
     - ``path``: where it was loaded from, None if that file was temporary.
-    - ``num_threads``: how many threads one call uses.
+    - ``num_threads``: how many threads of the CPU one call uses.
     """
 
     def __init__(self, artifact: Artifact, *, num_threads: int | None = None) -> None:
@@ -70,14 +68,13 @@ class CompiledModel:
         self.info: ModelInfo = artifact.info
         self.path: Path | None = artifact.path
         self._artifact = artifact
-        self._engine = Engine(artifact, num_threads)
+        self._engine = _open_engine(artifact, num_threads)
         self._signature = Signature(self.inputs)
-        self._arrays = tuple(InputArray(info, self._engine.library) for info in self.inputs)
+        self._arrays = self._engine.inputs
         self._data = next((i for i, info in enumerate(self.inputs) if info.role == "data"), 0)
         self._states = [i for pair in self._signature.state_pairs for i in pair]
         self._lengths = [i for i, info in enumerate(self.inputs) if info.role == "lengths"]
         self._time = self.info.time_axis()
-        self._dtypes = [_numpy_dtype(info) for info in self.outputs]
         self._checked: tuple[list[tuple[int, ...] | None], _Shapes] | None = None
 
     @property
@@ -107,7 +104,7 @@ class CompiledModel:
 
     @property
     def num_threads(self) -> int:
-        """How many threads one call uses."""
+        """How many threads of the CPU one call uses."""
         return self._engine.num_threads
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -120,15 +117,18 @@ class CompiledModel:
     def __call__(self, *args: Any, results: str | None = None, **kwargs: Any) -> Any:
         """Compute the outputs.
 
-        Arguments are arrays: NumPy, torch (on the CPU; treated as detached), MXNet, anything with
-        DLPack, or nested lists of numbers. They stand for the inputs in order, nested tuples and
-        lists flattened, or are named: ``model(x)``, ``model(x, (h0, c0))``, ``model(data0=x,
-        states=(h0, c0), sequence_length=lengths)``. Optional inputs may be left out or None: states
-        are zeros then, lengths T. dtypes must be the model's (lengths: any whole numbers). A model
-        of one LSTM also takes a torch PackedSequence, sorted or not, and returns one.
+        Arguments are arrays: NumPy, torch (treated as detached), MXNet, anything with DLPack, or
+        nested lists of numbers; in the CPU's memory, and for a GPU model also in a GPU's: see
+        :mod:`gluonlstm.cuda_engine` for where that runs, and on which stream. They stand for the
+        inputs in order, nested tuples and lists flattened, or are named: ``model(x)``, ``model(x,
+        (h0, c0))``, ``model(data0=x, states=(h0, c0), sequence_length=lengths)``. Optional inputs
+        may be left out or None: states are zeros then, lengths T. dtypes must be the model's
+        (lengths: any whole numbers). A model of one LSTM also takes a torch PackedSequence, sorted
+        or not, and returns one.
 
         ``results`` says what the outputs are: "numpy", "torch", or "dlpack" (tensors of
-        ``tvm_ffi``, which export DLPack). By default torch tensors if the data is one, else NumPy
+        ``tvm_ffi``, which export DLPack); of a GPU model also "cupy" or "jax". By default they are
+        what the data is if that is torch's, or CuPy's or JAX's in a GPU's memory, else NumPy
         arrays. They own their memory, and stay valid when the model is gone.
 
         Returned are, by ``info.returns``: "heads": the outputs in a list, or the output if there is
@@ -137,41 +137,30 @@ class CompiledModel:
         Raises ArgumentTypeError (a TypeError) for arguments missing, unknown, given twice, or of
         the wrong type or dtype; ShapeMismatchError (a ValueError) for shapes that do not fit the
         model or each other; InvalidArgumentError (a ValueError) for lengths outside [0, T] and one
-        state without the other; ExecutionError if the compiled code itself fails.
+        state without the other; ArtifactError for a GPU that the model was not compiled for;
+        ExecutionError if the compiled code itself fails.
         """
-        if results is not None and results not in RESULTS:
-            raise InvalidArgumentError(f"results={results!r} must be one of {RESULTS}.")
+        if results is not None and results not in self._engine.results:
+            raise InvalidArgumentError(
+                f"results={results!r} must be one of {self._engine.results}."
+            )
         values = self._signature.bind(args, kwargs)
         data = values[self._data]
         with_states = any(values[i] is not None for i in self._states)
         batch = self._torch_batch(data)
         if batch is not None:
             return self._call_torch_batch(batch, values, with_states, results)
-        if results is None:
-            results = "torch" if is_torch(data) else "numpy"
+        if results is None and is_torch(data):
+            results = "torch"
         return self._arrange(self._run(values, results, with_states), with_states)
 
-    def _run(self, values: Sequence[Any], results: str, with_states: bool) -> list[Any]:
+    def _run(self, values: Sequence[Any], results: str | None, with_states: bool) -> list[Any]:
         """Check the values, run the code, and return its outputs in order."""
         sources, shapes, steps = self._check(values)
-        session = self._engine.borrow()
-        staging = session.staging
-        tensors = [
-            array.lend(source, staging)
-            if source is not None
-            else array.constant(steps if array.info.role == "lengths" else 0, shape, staging)
-            for array, source, shape in zip(self._arrays, sources, shapes, strict=True)
-        ]
-        outputs = self._engine.run(session, tensors)
+        count = len(self.outputs)
         if self.info.returns == "layer" and not with_states:
-            del outputs[1:]  # not returned, so not worth converting
-        library = self._engine.library
-        if results == "numpy":
-            outputs = list(map(library.numpy, outputs, self._dtypes))
-        elif results == "torch":
-            outputs = list(map(library.torch, outputs))
-        self._engine.give_back(session)
-        return outputs
+            count = 1  # the rest is not returned, so not worth converting
+        return self._engine.call(sources, shapes, steps, results, count)
 
     def _check(self, values: Sequence[Any]) -> tuple[list[Any], _Shapes, int]:
         """Return arrays of the right dtype and shape (None: left out), all shapes, and T."""
@@ -193,7 +182,8 @@ class CompiledModel:
         for index in self._lengths:
             if values[index] is not None:
                 name, rows = self.inputs[index].name, shapes[index][0]
-                sources[index] = lengths_array(name, values[index], rows, steps)
+                lengths = self._engine.in_host_memory(values[index])
+                sources[index] = lengths_array(name, lengths, rows, steps)
         return sources, shapes, steps
 
     def _check_shapes(self, given: Sequence[tuple[int, ...] | None]) -> _Shapes:
@@ -262,8 +252,20 @@ class CompiledModel:
         return "\n".join(lines)
 
 
-def _numpy_dtype(info: OutputInfo) -> np.dtype[Any] | None:
-    return None if info.dtype == "bfloat16" else np.dtype(info.dtype)
+def _open_engine(artifact: Artifact, num_threads: int | None) -> Engine | CUDAEngine:
+    kind = artifact.info.target["kind"]
+    if kind in Engine.kinds:
+        return Engine(artifact, num_threads)
+    if kind not in CUDAEngine.kinds:
+        raise ArtifactError(
+            artifact.path, f"was compiled for target {kind!r}, which this version cannot run."
+        )
+    if num_threads is not None:
+        raise InvalidArgumentError(
+            f"num_threads={num_threads!r}: {artifact.path} was compiled for CUDA; only models for "
+            "the CPU use threads."
+        )
+    return CUDAEngine(artifact)
 
 
 def _line(info: InputInfo | OutputInfo) -> str:

@@ -60,28 +60,35 @@ def load_runtime(near: Path | None = None) -> ModuleType:
         return _loaded
 
 
-def find_library(near: Path | None = None) -> Path:
-    """Return the path of libtvm_runtime; MissingDependencyError says where it was looked for."""
+def find_library(near: Path | None = None, name: str = LIBRARY) -> Path:
+    """Return the path of libtvm_runtime; MissingDependencyError says where it was looked for.
+
+    ``name`` is that of another one of TVM's libraries, which lies beside it.
+    """
     looked = []
     for source, path in _candidates(near):
-        path = path / LIBRARY if path.is_dir() else path
+        if path.is_dir():
+            path = path / name
+        elif name != LIBRARY:
+            path = path.with_name(name)
         if path.is_file():
             return path.resolve()
         if source == VARIABLE:
             raise MissingDependencyError(
                 f"the environment variable {VARIABLE} leads to {path}, which is not a file. Let it "
-                f"name {LIBRARY} or a folder that holds it."
+                f"name {name} or a folder that holds it."
             )
         looked.append(f"{source} ({path})")
     raise MissingDependencyError(
-        f"the TVM runtime library {LIBRARY} was not found; looked for "
+        f"the TVM runtime library {name} was not found; looked for "
         f"{', '.join(looked) or 'an installed apache-tvm package'}. Install it with "
-        f"pip install 'gluonlstm[compile]', or copy {LIBRARY} from such an installation (folder "
+        f"pip install 'gluonlstm[compile]', or copy {name} from such an installation (folder "
         f"tvm/lib) and let the environment variable {VARIABLE} name it."
     )
 
 
 def _candidates(near: Path | None) -> Iterator[tuple[str, Path]]:
+    """Yield places: files named LIBRARY, or folders."""
     for variable in (VARIABLE, TVM_VARIABLE):
         if os.environ.get(variable):
             yield variable, Path(os.environ[variable])
@@ -159,12 +166,16 @@ class Executable:
         module = _load_library(code, tvm_ffi)
         self._make_machine = module["vm_load_executable"]
 
-    def machine(self) -> Any:
-        """Return a new virtual machine; each can run one call at a time."""
+    def machine(self, *first: int) -> Any:
+        """Return a new virtual machine; each can run one call at a time.
+
+        ``first`` are TVM's kind, number and allocator of the device to run on, if it is not the
+        CPU.
+        """
         machine = self._make_machine()
         # TVM's other allocator keeps every buffer it ever made, by size: with varying T and N it
         # grows without bound.
-        machine["vm_initialization"](_CPU, 0, _NAIVE_ALLOCATOR)
+        machine["vm_initialization"](*first, _CPU, 0, _NAIVE_ALLOCATOR)
         return machine
 
     def function(self, name: str) -> Callable[..., Any]:

@@ -33,6 +33,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
     ),
     "symbol": ("symbol", "errors", ""),
     "machine": ("machine", "", ""),
+    "timer": ("timer", "", ""),
     "reference": ("reference", "errors spec", "numpy"),
     "checkpoint": (
         "checkpoint convert infer naming packed survey",
@@ -41,8 +42,8 @@ PARTS: dict[str, tuple[str, str, str]] = {
     ),
     "artifact": ("artifact model_info weight_table", "errors spec arrays", "numpy"),
     "runtime": (
-        "call_arguments engine input_arrays packed_sequence runtime tensors tvm_library"
-        " worker_threads",
+        "call_arguments cuda_arrays cuda_device cuda_engine cuda_library engine input_arrays"
+        " packed_sequence runtime tensors tvm_library worker_threads",
         "errors spec arrays artifact machine",
         "numpy torch tvm_ffi",
     ),
