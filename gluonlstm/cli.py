@@ -21,6 +21,7 @@ try:
 except ImportError as error:
     sys.exit(f"The gluonlstm command needs typer and rich ({error}): pip install 'gluonlstm[cli]'")
 
+from gluonlstm.cli_bench import bench
 from gluonlstm.errors import GluonLSTMError
 
 if TYPE_CHECKING:
@@ -224,6 +225,9 @@ def run(
     for name, array in results.items():
         print(f"{name} {array.dtype} {array.shape}")
     _wrote(destination, f"ran in {elapsed * 1e3:.2f} ms")
+
+
+app.command()(bench)
 
 
 def _flat(results: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from gluonlstm import LSTMSpec, params_file
 pytest.importorskip("typer", reason="typer is not installed (pip install gluonlstm[cli])")
 pytest.importorskip("rich", reason="rich is not installed (pip install gluonlstm[cli])")
 
-COMMANDS = ("inspect", "convert", "compile", "run")
+COMMANDS = ("inspect", "convert", "compile", "run", "bench")
 SPEC = LSTMSpec(8, num_layers=2, bidirectional=True, input_size=5, projection_size=3)
 PLAIN = LSTMSpec(6, input_size=4)
 ROOT = Path(__file__).resolve().parents[1]

@@ -70,10 +70,11 @@ PARTS: dict[str, tuple[str, str, str]] = {
     ),
     # Imports what it names when it is first used.
     "gluonlstm": ("", "errors spec block runtime compiler", ""),
+    "bench": ("bench", "errors arrays machine artifact runtime block timer", "mxnet numpy"),
     "describe": ("describe", "errors spec symbol arrays files checkpoint artifact", "numpy"),
     "cli": (
         "__main__ cli tables",
-        "errors spec files checkpoint runtime compiler describe",
+        "errors spec files checkpoint runtime compiler describe timer bench",
         "rich typer",
     ),
 }

@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benchmarks.cpu``; see README.md in this folder."""
