@@ -152,7 +152,7 @@ def report(results: Mapping[str, Mapping[str, Any]], targets: np.ndarray, folder
         "compiled": ["lstm.so", "model.npz"],
     }
     rows = {
-        "largest difference of a logit from stock": lambda kind: (
+        "difference from stock's logits": lambda kind: (
             f"{np.abs(logits[kind] - logits['stock']).max():.1e}" if kind != "stock" else ""
         ),
         "bits a character, held-out text": lambda kind: (
@@ -168,7 +168,7 @@ def report(results: Mapping[str, Mapping[str, Any]], targets: np.ndarray, folder
         "model files": lambda kind: size(
             sum((folder / name).stat().st_size for name in files[kind])
         ),
-        "of MXNet and the TVM compiler it loads": lambda kind: results[kind]["loaded"] or "neither",
+        "imports MXNet or the compiler": lambda kind: results[kind]["loaded"] or "no",
     }
     table = Table(title="The same model, each in a process of its own")
     table.add_column("")
