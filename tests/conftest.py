@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ OPTIONAL = {"mxnet": "mxnet", "tvm": "tvm", "torch": "torch"}  # marker -> modul
 settings.register_profile(
     "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("default")
+# CI judges a change, not the luck of a draw: there the same examples every time; new ones elsewhere.
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_addoption(parser):
