@@ -14,7 +14,7 @@ OPTIONAL = {"mxnet": "mxnet", "tvm": "tvm", "torch": "torch"}  # marker -> modul
 settings.register_profile(
     "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
-# CI judges a change, not the luck of a draw: there the same examples every time; new ones elsewhere.
+# CI judges a change, not the luck of a draw: the same examples every time there.
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
