@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ class Row:
         return min(ratios), max(ratios)
 
     def _rounds(self, peer: str) -> list[float]:
-        return [sorted(block)[len(block) // 2] for block in self.measurements[peer].blocks_s]
+        return [statistics.median(block) for block in self.measurements[peer].blocks_s]
 
     def share(self, peer: str) -> float | None:
         """Return which share of the roofline a peer reaches: the bound over its time."""
