@@ -96,7 +96,11 @@ class ModelInfo:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_choice("returns", self.returns, RETURNS)
         names = [info.name for info in self.inputs]
-        if not names or len(set(names)) < len(names):
+        if not names:
+            raise InvalidArgumentError(
+                "the model has no inputs: what it is to compute depends on parameters alone."
+            )
+        if len(set(names)) < len(names):
             raise InvalidArgumentError(f"inputs must have different names, got {names}.")
         if not self.outputs or (self.returns != "heads" and len(self.outputs) != 3):
             raise InvalidArgumentError(

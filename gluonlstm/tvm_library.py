@@ -100,7 +100,8 @@ def _candidates(near: Path | None) -> Iterator[tuple[str, Path]]:
 
 def _installed() -> Iterator[Path]:
     """Yield the folders in which an installed apache-tvm has its libraries."""
-    with contextlib.suppress(ValueError):  # of a module without a specification
+    # ImportError: of a finder that keeps modules out; ValueError: of one without a specification.
+    with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec("tvm")  # finds, does not import
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             yield Path(folder, "lib")

@@ -357,6 +357,14 @@ def test_library_must_be_elf(tmp_path):
         write(tmp_path / "m.so", tmp_path / "library.so", {}, cases.simple_info())
 
 
+@pytest.mark.parametrize(
+    ("count", "message"), [(0, "depends on parameters alone"), (2, "different names, got")]
+)
+def test_inputs_that_make_no_model(count, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        cases.simple_info(inputs=(InputInfo("x", ("T",), "float32"),) * count)
+
+
 def test_info_holds_tuples():
     info = ModelInfo(
         [InputInfo("x", ["T"], "float32")], [OutputInfo("y", [3], "float32")], "heads",

@@ -61,6 +61,21 @@ def test_the_package_is_found_by_its_metadata(nothing_installed, places, monkeyp
     assert find_library() == places["package"] / LIBRARY
 
 
+def test_the_package_is_found_where_importing_it_is_forbidden(
+    nothing_installed, places, monkeypatch
+):
+    class Forbid:
+        def find_spec(self, name, path=None, target=None):
+            if name == "tvm":
+                raise ImportError(name)
+
+    monkeypatch.delitem(sys.modules, "tvm")
+    monkeypatch.setattr(sys, "meta_path", [Forbid(), *sys.meta_path])
+    distribution = types.SimpleNamespace(locate_file=lambda path: places["package"])
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: distribution)
+    assert find_library() == places["package"] / LIBRARY
+
+
 def test_a_folder_named_tvm_is_not_the_package(nothing_installed, tmp_path, monkeypatch):
     (tmp_path / "tvm").mkdir()
     monkeypatch.delitem(sys.modules, "tvm")
