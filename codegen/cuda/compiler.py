@@ -11,6 +11,9 @@ from gluonlstm.errors import InvalidArgumentError
 from .arch import CUDAArch
 from .resources import KernelResources
 
+# Warnings about expressions and variables without use; the generator writes many.
+UNUSED = "174,177"
+
 
 @dataclass(frozen=True)
 class CompiledSource:

@@ -51,7 +51,7 @@ def export_library(
     """
 
     def pack(module: Any, is_system_lib: bool, prefix: str, folder: str) -> str:
-        blob = _translated(_serialized(module), cuda_sources(module), translate)
+        blob = translated(_serialized(module), cuda_sources(module), translate)
         make = tvm_ffi.get_global_func("codegen.codegen_blob")
         target = str(Path(folder, f"{prefix}devc.o"))
         make(blob, is_system_lib, host, prefix).write_to_file(target)
@@ -88,7 +88,7 @@ def _serialized(module: Any) -> bytes:
     return bytes(pack(module).numpy().tobytes())
 
 
-def _translated(blob: bytes, sources: list[str], translate: Callable[[str], bytes]) -> bytes:
+def translated(blob: bytes, sources: list[str], translate: Callable[[str], bytes]) -> bytes:
     """Return the list with machine code for each of ``sources``."""
     reader = _Reader(blob)
     reader.number()

@@ -18,18 +18,19 @@ from tempfile import TemporaryDirectory
 from gluonlstm.errors import MissingDependencyError
 
 from .arch import CUDAArch
-from .compiler import CompiledSource, check_archs
+from .compiler import UNUSED, CompiledSource, check_archs
 from .resources import parse_report
 from .source import compiler_error
 from .wheels import cuda_folders
 
+DEFAULT_TOOLKIT = Path("/usr/local/cuda")
+
 # Fast math stays off: it would make tanhf an approximation with 11 bits, and division inexact.
-_OPTIONS = (
-    "--fatbin",
+OPTIONS = (
     "-O3",
     "-std=c++17",
     "--expt-relaxed-constexpr",
-    "--diag-suppress=177",  # the generator declares variables that it does not use
+    f"--diag-suppress={UNUSED}",
     "--ptxas-options=-v",
 )
 
@@ -45,10 +46,7 @@ class NVCC:
     @classmethod
     def find(cls) -> NVCC:
         """Return the first one found; MissingDependencyError if there is none."""
-        for path in _candidates():
-            if path.is_file() and os.access(path, os.X_OK):
-                return cls(path)
-        raise MissingDependencyError("no nvcc on PATH, in CUDA_HOME or in /usr/local/cuda")
+        return cls(find_nvcc())
 
     @property
     def name(self) -> str:
@@ -66,12 +64,22 @@ class NVCC:
         with TemporaryDirectory(prefix="gluonlstm-") as folder:
             text, image = Path(folder, "kernels.cu"), Path(folder, "kernels.fatbin")
             text.write_text(source)
-            done = _run([str(self._path), *_OPTIONS, *codes, "-o", str(image), str(text)])
+            done = _run(
+                [str(self._path), "--fatbin", *OPTIONS, *codes, "-o", str(image), str(text)]
+            )
             report = done.stdout + done.stderr
             if done.returncode:
                 message = report.replace(str(text), text.name)
                 raise compiler_error(self.name, source, message)
             return CompiledSource(image.read_bytes(), parse_report(report), self.name)
+
+
+def find_nvcc() -> Path:
+    """Return the path of the first nvcc found; MissingDependencyError if there is none."""
+    for path in _candidates():
+        if path.is_file() and os.access(path, os.X_OK):
+            return path
+    raise MissingDependencyError("there is no nvcc on PATH, in CUDA_HOME or in /usr/local/cuda")
 
 
 def _candidates() -> Iterator[Path]:
@@ -81,7 +89,7 @@ def _candidates() -> Iterator[Path]:
     on_path = shutil.which("nvcc")
     if on_path:
         yield Path(on_path)
-    yield Path("/usr/local/cuda/bin/nvcc")
+    yield DEFAULT_TOOLKIT / "bin" / "nvcc"
     for folder in cuda_folders():
         yield folder / "bin" / "nvcc"
 

@@ -15,7 +15,7 @@ from typing import Any
 from gluonlstm.errors import CompilationError, MissingDependencyError
 
 from .arch import CUDAArch
-from .compiler import CompiledSource, check_archs
+from .compiler import UNUSED, CompiledSource, check_archs
 from .resources import KernelResources, parse_report
 from .source import compiler_error
 from .wheels import cuda_folders
@@ -57,21 +57,21 @@ class NVRTC:
         resources: list[KernelResources] = []
         with _Image(self._fatbin) as image:
             for arch in archs:
-                code, report = self._translate(source, arch.name, "CUBIN")
+                code, report = self.translate(source, arch.name, "CUBIN")
                 image.add_machine_code(code, arch)
                 resources += parse_report(report)
             if ptx is not None:
-                image.add_ptx(self._translate(source, ptx.virtual, "PTX")[0], ptx)
+                image.add_ptx(self.translate(source, ptx.virtual, "PTX")[0], ptx)
             ordered = sorted(resources, key=lambda row: (row.kernel, row.arch))
             return CompiledSource(image.bytes(), tuple(ordered), self.name)
 
-    def _translate(self, source: str, arch: str, form: str) -> tuple[bytes, str]:
+    def translate(self, source: str, arch: str, form: str) -> tuple[bytes, str]:
         """Compile for one arch to "CUBIN" or "PTX"; return that and the compiler's log."""
         options = [
             f"--gpu-architecture={arch}",
             "-std=c++17",
             "--device-int128",
-            "--diag-suppress=177",
+            f"--diag-suppress={UNUSED}",
             *(["--ptxas-options=-v"] if form == "CUBIN" else []),
             *(f"-I{self._folder / place}" for place in ("include", "include/cccl")),
         ]
@@ -153,14 +153,10 @@ def _check(code: int) -> None:
 @functools.cache
 def _load(folder: Path) -> tuple[Any, Any]:
     missing = [name for name in _HEADERS if not (folder / "include" / name).is_file()]
-    libraries = []
-    for pattern in _LIBRARIES:
-        found = sorted(folder.glob(f"lib/{pattern}"))
-        if not found:
-            missing.append(pattern)
-            continue
-        # NVRTC looks for its builtins by name, and finds them because they are loaded already.
-        libraries.append(ctypes.CDLL(str(found[0])))
+    found = {pattern: sorted(folder.glob(f"lib/{pattern}")) for pattern in _LIBRARIES}
+    missing += [pattern for pattern, paths in found.items() if not paths]
     if missing:
         raise MissingDependencyError(f"{folder} lacks {', '.join(missing)}")
-    return libraries[1], libraries[2]
+    # NVRTC looks for its builtins by name, and finds them because they are loaded already.
+    _, nvrtc, fatbin = (ctypes.CDLL(str(paths[0])) for paths in found.values())
+    return nvrtc, fatbin
