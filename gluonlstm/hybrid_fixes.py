@@ -7,7 +7,8 @@ what goes wrong when that graph runs must be mended in ``HybridBlock`` itself, w
 * With ``static_shape=True`` MXNet runs loop operators with an uninitialised flag for whether
   gradients are wanted (``StaticRunOps`` in its cached_op.cc sets ``is_train`` but not
   ``need_grad``), and the backward pass fails by chance: "We didn't record the computation for
-  iteration". A graph with a loop in it is therefore built with ``static_alloc`` alone.
+  iteration". Several RNN operators with Dropout between them fail likewise when gradients are
+  recorded outside training mode. Such graphs are therefore built with ``static_alloc`` alone.
 * The RNN operator divides by the batch size, so an empty batch takes the process down. Empty
   inputs, which exist under NumPy shape semantics only, get a graph of their own, made for them.
 """
@@ -71,9 +72,11 @@ def has_empty(arguments: Any) -> bool:
     return isinstance(arguments, mx.nd.NDArray) and 0 in arguments.shape
 
 
-def has_loop(symbol: Any) -> bool:
-    """Whether the graph holds a loop or condition operator."""
-    return any(node["op"] in LOOPS for node in json.loads(symbol.tojson())["nodes"])
+def fails_with_static_shape(symbol: Any) -> bool:
+    """Whether the graph holds a loop or condition, or Dropout and several RNN operators."""
+    operators = [node["op"] for node in json.loads(symbol.tojson())["nodes"]]
+    dropped_layers = "Dropout" in operators and operators.count("RNN") > 1
+    return dropped_layers or not LOOPS.isdisjoint(operators)
 
 
 def contains(block: Any, kind: type) -> bool:
@@ -93,7 +96,8 @@ def install(kind: type) -> None:
     @functools.wraps(build_cache)
     def build_cache_fixed(self: Any, *args: Any) -> None:
         flags = self._flags
-        if dict(flags).get("static_shape") and has_loop(self._get_graph(*args)[1]):
+        static_shape = dict(flags).get("static_shape")
+        if static_shape and fails_with_static_shape(self._get_graph(*args)[1]):
             self._flags = [flag for flag in flags if flag[0] != "static_shape"]
         try:
             build_cache(self, *args)

@@ -154,3 +154,28 @@ def test_one_layer_has_none(dtype):
     expected = net(x).asnumpy()
     with mx.autograd.record():
         np.testing.assert_allclose(net(x).asnumpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "layers"), [("float32", 3), ("float64", 2)])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_gradients_at_inference_of_a_static_graph(dtype, layers, lengths):
+    # MXNet fails on such a graph if it is built with static_shape: "vector::_M_range_check".
+    from gluonlstm.mxnet_compat import mx
+
+    spec = LSTMSpec(
+        4, num_layers=layers, input_size=3, dropout=0.5, dtype=dtype, use_sequence_length=lengths
+    )
+    net = layer(spec, mode={"static_alloc": True, "static_shape": True})
+    x = mx.nd.ones((3, 2, 3), dtype=dtype)
+    x.attach_grad()
+    more = (None, mx.nd.array([3, 1])) if lengths else ()
+    with mx.autograd.record(train_mode=False):
+        total = net(x, *more).sum()
+    total.backward()
+    got = x.grad.asnumpy()
+    net.hybridize(active=False)
+    with mx.autograd.record(train_mode=False):
+        total = net(x, *more).sum()
+    total.backward()
+    np.testing.assert_allclose(got, x.grad.asnumpy(), rtol=1e-4, atol=1e-6)
+    assert np.abs(got).sum() > 0
