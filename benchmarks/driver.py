@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import host
 from benchmarks.cases import Case
 from benchmarks.oracle import MOST_ERROR, Expected, largest_error
 from benchmarks.results import Measurement
@@ -134,13 +135,22 @@ def run_case(
     for turn in range(rounds):
         for measurement in measurements if turn % 2 == 0 else reversed(measurements):
             if not measurement.reason:
-                answer = processes[measurement.peer].ask("time", budget_s=block_s)
-                if "error" in answer:
-                    measurement.reason, measurement.blocks_s = answer["error"], []
-                else:
-                    measurement.blocks_s.append(answer["samples_s"])
+                _time(measurement, processes[measurement.peer], block_s)
             progress(measurement.peer)
     return measurements
+
+
+def _time(measurement: Measurement, process: PeerProcess, block_s: float) -> None:
+    """Add a block of samples, and what others took of the machine during it."""
+    before = host.usage()
+    answer = process.ask("time", budget_s=block_s)
+    if "error" in answer:
+        measurement.reason = answer["error"]
+        measurement.blocks_s, measurement.others_shares = [], []
+        return
+    others = host.others_share_of_block(before, host.usage(), answer["cpu_s"])
+    measurement.blocks_s.append(answer["samples_s"])
+    measurement.others_shares.append(others)
 
 
 def _load(case: Case, threads: int, process: PeerProcess, wanted: Expected) -> Measurement:

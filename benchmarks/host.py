@@ -7,7 +7,7 @@ import platform
 import re
 import resource
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,13 @@ def others_share(before: Usage | None, after: Usage | None) -> float | None:
     total = (after.at_s - before.at_s) * (os.cpu_count() or 1)
     everyone = after.all_s - before.all_s + after.stolen_s - before.stolen_s
     return min(1.0, max(0.0, everyone - (after.own_s - before.own_s)) / total)
+
+
+def others_share_of_block(before: Usage | None, after: Usage | None, own_s: float) -> float | None:
+    """Return the same while one process, which took ``own_s`` CPU seconds, was measured."""
+    if before is None or after is None:
+        return None
+    return others_share(replace(before, own_s=0.0), replace(after, own_s=own_s))
 
 
 def _read(path: Path) -> str:

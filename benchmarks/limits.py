@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
 
 from benchmarks.cases import Case
 
@@ -16,7 +19,10 @@ FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-pthread")
 # Read by each thread: the last one is larger than any cache but a server's.
 SIZES_BYTES = tuple(
     kib << 10
-    for kib in (16, 32, 64, 128, 256, 512, 768, 1024, 2048, 4096, 8192, 16384, 32768, 131072)
+    for kib in (
+        *(16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 4096),
+        *(8192, 12288, 16384, 24576, 32768, 65536, 131072),
+    )
 )
 ROUND_MS = 10
 LONGEST_S = 120
@@ -34,11 +40,14 @@ class Limits:
     read: tuple[tuple[int, float], ...]
 
     def read_gb_per_s(self, bytes_per_thread: float) -> float:
-        """Return the bandwidth of the smallest working set measured that holds this many bytes."""
-        for size, rate in self.read:
-            if size >= bytes_per_thread:
-                return rate
-        return self.read[-1][1]
+        """Return the bandwidth for a working set of this many bytes.
+
+        Between two sizes that were measured it is interpolated over the logarithm of the size:
+        where a cache ends, neighbours differ by a factor of two, and either would mislead.
+        """
+        sizes, rates = zip(*self.read, strict=True)
+        place = math.log(max(1.0, bytes_per_thread))
+        return float(np.interp(place, [math.log(size) for size in sizes], rates))
 
 
 def measure(cpus: Sequence[Sequence[int]], compiler: str = "cc") -> Iterator[Limits]:

@@ -69,6 +69,12 @@ class Row:
     def _rounds(self, peer: str) -> list[float]:
         return [statistics.median(block) for block in self.measurements[peer].blocks_s]
 
+    @property
+    def others(self) -> float | None:
+        """The largest share of the CPU time that others took during one of its blocks."""
+        blocks = [share for m in self.measurements.values() for share in m.others_shares]
+        return max((share for share in blocks if share is not None), default=None)
+
     def share(self, peer: str) -> float | None:
         """Return which share of the roofline a peer reaches: the bound over its time."""
         seconds = self.median_s(peer)
@@ -169,7 +175,7 @@ def _times(results: Results, threads: int, found: list[Row]) -> Table:
     table.add_column("case", no_wrap=True)
     for peer in peers:
         table.add_column(peer, justify="right")
-    for heading in ("best peer", "ratio", "rounds", "roofline", "limit"):
+    for heading in ("best peer", "ratio", "rounds", "roofline", "limit", "others"):
         table.add_column(heading, justify="left" if heading in ("best peer", "limit") else "right")
     for row in found:
         times = [_cell(row.measurements.get(peer)) for peer in peers]
@@ -190,6 +196,10 @@ def _verdict(row: Row) -> list[str | Text]:
         noise,
         "" if share is None else f"{share:.0%}",
         row.bound.limit if row.bound else "",
+        Text(
+            "" if row.others is None else f"{row.others:.0%}",
+            style="bold red" if (row.others or 0) > host.BUSY_SHARE else "",
+        ),
     ]
 
 

@@ -21,15 +21,17 @@ FORMAT = 1
 class Measurement:
     """One peer on one case with a number of threads.
 
-    ``blocks_s`` holds the seconds of every call, a list for each round. ``error`` is the largest
-    absolute difference from the oracle, None if nothing was computed; ``reason`` says why not, or
-    why there are no times.
+    ``blocks_s`` holds the seconds of every call, a list for each round, and ``others_shares`` which
+    share of the machine's CPU time others took meanwhile (None: not known). ``error`` is the
+    largest absolute difference from the oracle, None if nothing was computed; ``reason`` says why
+    not, or why there are no times.
     """
 
     peer: str
     case: Case
     threads: int
     blocks_s: list[list[float]] = field(default_factory=list)
+    others_shares: list[float | None] = field(default_factory=list)
     error: float | None = None
     oracle: str = ""
     reason: str = ""

@@ -7,6 +7,10 @@ import json
 import math
 import shutil
 import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,20 +141,22 @@ def test_every_process_makes_the_same_values():
 ROUND = Limits(2, fma_gflops=100.0, read=((1 << 10, 400.0), (1 << 20, 100.0), (1 << 25, 10.0)))
 
 
-def test_bandwidth_is_that_of_the_smallest_set_that_holds_the_bytes():
+def test_bandwidth_is_interpolated_over_the_logarithm_of_the_size():
     assert ROUND.read_gb_per_s(1) == ROUND.read_gb_per_s(1 << 10) == 400
-    assert ROUND.read_gb_per_s((1 << 10) + 1) == 100
+    assert ROUND.read_gb_per_s(1 << 15) == pytest.approx(250)  # half-way from 2^10 to 2^20
+    assert ROUND.read_gb_per_s(1 << 20) == pytest.approx(100)
     assert ROUND.read_gb_per_s(1 << 30) == 10  # larger than anything measured
 
 
 def test_roofline_by_hand():
     """One step at a time is limited by reading weights, many rows by multiplying."""
     alone = Case("alone", T=10, N=1, C=256, H=256)
-    # 1 MiB of input weights and as much of recurrent ones: 512 KiB a thread, so 100 GB/s.
+    # 1 MiB of input weights and as much of recurrent ones: 2^19 bytes a thread, so 130 GB/s.
     assert alone.layers()[0].step_weight_bytes == 1 << 20
+    assert ROUND.read_gb_per_s(1 << 19) == pytest.approx(130)
     least = limits.bound(alone, ROUND)
-    assert least.input_s == pytest.approx(max(2 * 10 * (1 << 18) / 1e11, (1 << 20) / 1e11))
-    assert least.steps_s == pytest.approx(10 * (1 << 20) / 1e11)
+    assert least.input_s == pytest.approx(max(2 * 10 * (1 << 18) / 1e11, (1 << 20) / 1.3e11))
+    assert least.steps_s == pytest.approx(10 * (1 << 20) / 1.3e11)
     assert least.limit == "weights"
     many = limits.bound(Case("many", T=10, N=64, C=256, H=256), ROUND)
     assert many.steps_s == pytest.approx(10 * 64 * 2 * (1 << 18) / 1e11)
@@ -181,6 +187,9 @@ def test_what_other_processes_took():
     after = host.Usage(at_s=10, all_s=100 + 8 * cpus, stolen_s=1 + cpus, own_s=50 + 4 * cpus)
     assert host.others_share(before, after) == pytest.approx(0.5)
     assert host.others_share(None, after) is None
+    assert host.others_share_of_block(before, after, own_s=9 * cpus) == pytest.approx(0)
+    assert host.others_share_of_block(before, after, own_s=0) == pytest.approx(0.9)
+    assert host.others_share_of_block(None, after, own_s=0) is None
 
 
 # --- checking ----------------------------------------------------------------------------------
@@ -251,7 +260,8 @@ def run_fake(monkeypatch, case, y):
 def test_a_right_peer_is_timed(monkeypatch):
     found = run_fake(monkeypatch, TINY, np.full((3, 2, 16), 2.0))
     assert (found.error, found.oracle, found.reason) == (0, "hand", "")
-    assert len(found.blocks_s) == 2
+    assert len(found.blocks_s) == len(found.others_shares) == 2
+    assert all(share is None or 0 <= share <= 1 for share in found.others_shares)
     assert found.summary.samples == sum(map(len, found.blocks_s))
 
 
@@ -278,6 +288,26 @@ def test_a_process_that_dies_is_reported():
     assert answer["error"].startswith("its process ended with 1: KeyError: 'no-such-peer'")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells that a parent has died")
+def test_no_worker_is_left_behind(tmp_path):
+    """Not even a stopped one, when the driver is killed."""
+    script = (
+        "import os, pathlib, sys; from benchmarks.driver import PeerProcess;"
+        "peer = PeerProcess('torch', 1, pathlib.Path(sys.argv[1]));"
+        "peer.ask('time', budget_s=1); print(peer._process.pid, flush=True);"
+        "os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "log")]
+    done = subprocess.run(command, cwd=driver.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    process = Path("/proc", done.stdout.strip(), "cmdline")
+    for _ in range(200):
+        if not process.exists() or not process.read_bytes():  # gone, or a zombie
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {done.stdout} still runs")
+
+
 # --- report ------------------------------------------------------------------------------------
 
 
@@ -291,10 +321,11 @@ def canned() -> Results:
         return [[factor * sample for sample in block] for block in ours]
 
     def right(peer, case, factor):
-        return Measurement(peer, case, 2, times(factor), 3e-8, oracle.REFERENCE)
+        shares = [0.01, None if peer == "mxnet" else 0.4]
+        return Measurement(peer, case, 2, times(factor), shares, 3e-8, oracle.REFERENCE)
 
     no_clip = Measurement("torch", clipped, 2, reason="torch.nn.LSTM does not clip states")
-    wrong = Measurement("mxnet", clipped, 2, [], np.inf, oracle.REFERENCE, reason="wrong: off")
+    wrong = Measurement("mxnet", clipped, 2, [], [], np.inf, oracle.REFERENCE, reason="wrong: off")
     return Results(
         run={"busy_at_start": True, "load_average_at_start": 3.25, "others_share": 0.4},
         machine={
@@ -357,6 +388,7 @@ def test_ratios(report):
     assert plain.ratio("mxnet") == pytest.approx(8)
     assert plain.range == pytest.approx((0.5, 0.5))
     assert plain.share("torch") == pytest.approx(plain.bound.total_s / 52.5e-6)
+    assert plain.others == 0.4
     assert (clipped.best_peer, clipped.ratio("mxnet"), clipped.range) == (None, None, None)
     means = report.geometric_means([plain, clipped])
     assert means["best"] == (pytest.approx(0.5), 1)
