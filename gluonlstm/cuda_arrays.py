@@ -76,7 +76,7 @@ class CUDAInput(InputArray):
         if source.library == "tvm_ffi":
             return value
         try:
-            if source.library == stream.library:  # ready there
+            if source.library and source.library == stream.library:  # ready there
                 return lend(value, self._library)
             return self._library.lend(value.__dlpack__(stream=stream.dlpack))
         except Exception as error:  # each library raises its own

@@ -161,6 +161,9 @@ class CUDAEngine:
                 value = call.steps if taker.info.role == "lengths" else 0
                 tensor = device.constant(session, call.stream, name, shape, dtype, value)
             elif isinstance(source, DeviceArray):
+                if source.library == "tvm_ffi":  # which has no way to be asked for a stream
+                    own = self._ffi.get_raw_stream(device.handle)
+                    self._transfer.follow(device.handle, own, call.stream.handle)
                 tensor = taker.lend_device(source, call.stream)
             else:
                 tensor = device.place(session, name, shape, dtype)

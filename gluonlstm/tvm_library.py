@@ -208,9 +208,10 @@ def _unused_name(descriptor: int) -> str:
     """Return a name of the open file that no library was loaded under before.
 
     Descriptors are used again, so the serial number is written into the path in slashes and dots.
+    Whoever else does the like is likely to begin with /proc/self.
     """
     serial = "".join("/." if bit == "1" else "/" for bit in f"{next(_serial_numbers):b}")
-    return f"/proc/self/fd{serial}/{descriptor}"
+    return f"/proc/thread-self/fd{serial}/{descriptor}"
 
 
 def _load_from_file(code: memoryview, load: Callable[..., Any]) -> Any:

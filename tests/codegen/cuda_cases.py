@@ -7,8 +7,8 @@ import numpy as np
 CTAS, THREADS, WIDTH = 4, 64, 8
 
 
-def gate_kernel():
-    """Return y = sigmoid(x) * tanh(x) over (T, N, 8), in the tirx dialect."""
+def gate_kernel(sign=1):
+    """Return y = sign * sigmoid(x) * tanh(x) over (T, N, 8), in the tirx dialect."""
     from tvm.script.ir_builder import IRBuilder
 
     from gluonlstm.codegen.kernels.simt import kernel_attributes, when
@@ -28,7 +28,8 @@ def gate_kernel():
         index = T.cast(cta, "int64") * THREADS + thread
         with when(index < count):
             value = tirx.BufferLoad(x, [0, 0, index])
-            T.buffer_store(y, T.sigmoid(value) * T.tanh(value), [0, 0, index])
+            gated = T.float32(sign) * T.sigmoid(value) * T.tanh(value)
+            T.buffer_store(y, gated, [0, 0, index])
     return builder.get()
 
 
@@ -79,10 +80,10 @@ def total_kernel():
     return builder.get()
 
 
-def small_model(weights):
+def small_model(weights, prefix="", sign=1):
     """Return the lowered model: data (T, N, 8), optional states and lengths -> z, h, c.
 
-    z is what :func:`expected` says; h (N, 2, 8 floats) = transposed h0 + lengths; c is c0 itself.
+    They are what :func:`expected` says, z times ``sign``; ``prefix`` begins the kernels' names.
     """
     from tvm import relax
 
@@ -96,8 +97,10 @@ def small_model(weights):
         w = builder.weight("w", weights)
         steps, batch = builder.symbol("T"), builder.symbol("N")
         kind = relax.TensorType([steps, batch, WIDTH], "float32")
-        gate = builder.bb.add_func(gate_kernel().with_attr("global_symbol", "gate"), "gate")
-        total = builder.bb.add_func(total_kernel().with_attr("global_symbol", "total"), "total")
+        gate, total = (
+            builder.bb.add_func(kernel.with_attr("global_symbol", prefix + name), prefix + name)
+            for name, kernel in {"gate": gate_kernel(sign), "total": total_kernel()}.items()
+        )
         y = builder.emit(relax.call_tir(gate, [x], out_ty=kind))
         work = relax.TensorType([CTAS], "float32")
         both = builder.emit(relax.call_tir(total, [y, w], out_ty=[kind, work]))
