@@ -85,7 +85,10 @@ def compile(
       ``sequence_length`` may be left out.
 
     ``params`` is a mapping of names to arrays, the path of a checkpoint, or several paths.
-    ``target`` is what to compile for: "llvm" is this machine's CPU, a dict names another.
+    ``target`` is what to compile for: "llvm" is this machine's CPU, "cuda" NVIDIA GPUs from sm_80
+    on; a dict names others: ``{"kind": "llvm", "mcpu": "x86-64-v3"}``, ``{"kind": "cuda", "arch":
+    ["sm_75", "sm_90"], "math": "tf32"}``. Neither a GPU nor a driver is needed to compile for GPUs,
+    only to call the model.
     ``shapes`` maps input names to sizes: numbers fix a dimension, None leaves it free; by default T
     and N are free. ``outputs`` names nodes or outputs of a graph to compute instead of its heads.
     ``path`` is where to keep the compiled file; by default it is temporary, and ``model.save``
@@ -95,7 +98,7 @@ def compile(
     the other arguments do not fit; SymbolFormatError or ParamsFormatError for damaged files;
     UnsupportedOperatorError for a graph that cannot be compiled, with all reasons;
     MissingParameterError or ShapeMismatchError for parameters that do not fit;
-    MissingDependencyError if the TVM compiler is not installed.
+    MissingDependencyError if the TVM compiler, or for "cuda" a CUDA compiler, is not installed.
     """
     _check_options(target, shapes, outputs)
     request = _read_source(source, params, spec)
@@ -123,7 +126,8 @@ def compile(
                 optional_lengths=request.returns == "torch",  # a PackedSequence has some
                 path=file,
             )
-        return load(file, temporary=path is None)
+        # A model for GPUs is often compiled where there is none.
+        return load(file, temporary=path is None, deferred=True)
 
 
 def _check_options(target: Any, shapes: Any, outputs: Any) -> None:

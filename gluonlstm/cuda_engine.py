@@ -45,38 +45,25 @@ class CUDAEngine:
     """Runs a GPU model, for several threads at once; its weights are uploaded once for each GPU.
 
     Raises MissingDependencyError if there is no driver or a library is missing, ArtifactError if
-    there is no GPU or the code cannot be loaded.
+    there is no GPU or the code cannot be loaded. ``deferred``: the first call does, if it does.
     """
 
     kinds = ("cuda",)  # of the targets of such artifacts
     results = ("numpy", "torch", "cupy", "jax", "dlpack")  # libraries of which it returns arrays
     num_threads = 1
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, *, deferred: bool = False) -> None:
         self._artifact, self._path = artifact, artifact.path
-        check_cpu(artifact)
-        near = artifact.path.absolute().parent
-        self._ffi = tvm_library.load_runtime(near)
-        cuda_library.load_cuda(self._ffi, near)
-        if cuda_library.facts(self._ffi, 0) is None:
-            raise ArtifactError(
-                artifact.path,
-                "was compiled for CUDA, and the driver finds no NVIDIA GPU here. Compile it for "
-                "target='llvm' to run it on the CPU.",
-            )
+        self._near = artifact.path.absolute().parent
+        self._ffi = tvm_library.load_runtime(self._near)
         self.library = TensorLibrary(self._ffi)
         self.inputs = tuple(CUDAInput(info, self.library) for info in artifact.info.inputs)
         self._transfer = Transfer(self._ffi, self.library)
-        try:
-            self._executable = tvm_library.Executable(artifact.code, self._ffi)
-        except Exception as error:  # no Relax executable, wrong ELF class, ...
-            raise ArtifactError(
-                artifact.path,
-                f"its code cannot be loaded ({error}). Compile the model again, with the TVM "
-                "version whose runtime is installed here.",
-            ) from error
         self._devices: dict[int, Device] = {}
+        self._executable: tvm_library.Executable | None = None
         self._lock = threading.Lock()
+        if not deferred:
+            self._loaded()
 
     def in_host_memory(self, value: Any) -> Any:
         """Return an array as one that NumPy takes; waits for the GPU if it is there."""
@@ -98,6 +85,7 @@ class CUDAEngine:
         ArgumentTypeError for arrays on several GPUs, ArtifactError for a GPU that the artifact
         holds no code for.
         """
+        self._loaded()
         first = self._first(sources)
         stream = Stream(0, "") if first is None else current_stream(first, self._ffi)
         if results is None:
@@ -183,12 +171,38 @@ class CUDAEngine:
         device = self._devices.get(number)
         if device is not None:
             return device
+        executable = self._loaded()
         with self._lock:
             if number not in self._devices:
                 facts = cuda_library.facts(self._ffi, number)
                 if facts is None:
                     raise ArtifactError(self._path, f"there is no GPU cuda:{number}.")
                 self._devices[number] = Device(
-                    self._artifact, self._executable, number, facts, self._ffi, self._transfer
+                    self._artifact, executable, number, facts, self._ffi, self._transfer
                 )
             return self._devices[number]
+
+    def _loaded(self) -> tvm_library.Executable:
+        """Return the code, loaded once there is a GPU to run it on."""
+        with self._lock:
+            if self._executable is None:
+                check_cpu(self._artifact)
+                cuda_library.load_cuda(self._ffi, self._near)
+                if cuda_library.facts(self._ffi, 0) is None:
+                    raise ArtifactError(
+                        self._path,
+                        "was compiled for CUDA, and the driver finds no NVIDIA GPU here. Compile "
+                        "it for target='llvm' to run it on the CPU.",
+                    )
+                self._executable = self._load()
+            return self._executable
+
+    def _load(self) -> tvm_library.Executable:
+        try:
+            return tvm_library.Executable(self._artifact.code, self._ffi)
+        except Exception as error:  # no Relax executable, wrong ELF class, ...
+            raise ArtifactError(
+                self._path,
+                f"its code cannot be loaded ({error}). Compile the model again, with the TVM "
+                "version whose runtime is installed here.",
+            ) from error

@@ -30,13 +30,16 @@ def load(
     num_threads: int | None = None,
     verify: bool | None = None,
     temporary: bool = False,
+    deferred: bool = False,
 ) -> CompiledModel:
     """Load a compiled model.
 
     ``num_threads`` is how many threads one call of a model for the CPU uses; by default as many as
     the environment variable GLUONLSTM_NUM_THREADS (or TVM_NUM_THREADS, OMP_NUM_THREADS) says, else
     as there are cores. ``verify`` is as for :func:`gluonlstm.artifact.read`. A ``temporary`` file
-    is deleted as soon as it has been read; the model can still be saved.
+    is deleted as soon as it has been read; the model can still be saved. A ``deferred`` model for
+    GPUs is loaded also where there is none, to be looked at and saved; calling it raises what
+    loading it would have.
 
     Raises ArtifactError for a file that is no compiled model, is damaged, of another version, or
     for another CPU, and for a GPU model where there is no GPU; MissingDependencyError if the TVM
@@ -44,7 +47,7 @@ def load(
     file cannot be opened.
     """
     artifact = artifact_file.read(path, verify=verify)
-    model = CompiledModel(artifact, num_threads=num_threads)
+    model = CompiledModel(artifact, num_threads=num_threads, deferred=deferred)
     if temporary:
         artifact.path.unlink()
         model.path = None
@@ -63,12 +66,14 @@ class CompiledModel:
     - ``num_threads``: how many threads of the CPU one call uses.
     """
 
-    def __init__(self, artifact: Artifact, *, num_threads: int | None = None) -> None:
+    def __init__(
+        self, artifact: Artifact, *, num_threads: int | None = None, deferred: bool = False
+    ) -> None:
         """Prepare an opened artifact; see :func:`load`."""
         self.info: ModelInfo = artifact.info
         self.path: Path | None = artifact.path
         self._artifact = artifact
-        self._engine = _open_engine(artifact, num_threads)
+        self._engine = _open_engine(artifact, num_threads, deferred)
         self._signature = Signature(self.inputs)
         self._arrays = self._engine.inputs
         self._data = next((i for i, info in enumerate(self.inputs) if info.role == "data"), 0)
@@ -252,7 +257,9 @@ class CompiledModel:
         return "\n".join(lines)
 
 
-def _open_engine(artifact: Artifact, num_threads: int | None) -> Engine | CUDAEngine:
+def _open_engine(
+    artifact: Artifact, num_threads: int | None, deferred: bool
+) -> Engine | CUDAEngine:
     kind = artifact.info.target["kind"]
     if kind in Engine.kinds:
         return Engine(artifact, num_threads)
@@ -265,7 +272,7 @@ def _open_engine(artifact: Artifact, num_threads: int | None) -> Engine | CUDAEn
             f"num_threads={num_threads!r}: {artifact.path} was compiled for CUDA; only models for "
             "the CPU use threads."
         )
-    return CUDAEngine(artifact)
+    return CUDAEngine(artifact, deferred=deferred)
 
 
 def _line(info: InputInfo | OutputInfo) -> str:

@@ -505,7 +505,7 @@ def test_a_process_without_the_compiler(path):
     assert printed[1:] == ["", "[]"]
 
 
-def test_a_machine_without_a_driver(path):
+def test_a_machine_without_a_driver(path, tmp_path):
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has NVIDIA's driver")
     code = (
@@ -516,6 +516,18 @@ def test_a_machine_without_a_driver(path):
     message = run(code)
     assert "needs NVIDIA's driver (libcuda.so.1" in message
     assert "compile the model for target='llvm'" in message
+    code = (
+        "import gluonlstm\n"
+        f"model = gluonlstm.load({str(path)!r}, deferred=True)\n"
+        "print(model.input_names, model.info.target['archs'])\n"
+        f"model.save({str(tmp_path / 'copy.so')!r})\n"
+        "try: model([[[0.] * 8]])\n"
+        "except gluonlstm.errors.MissingDependencyError as error: print(error)"
+    )
+    names, message = run(code).splitlines()
+    assert names == "('data', 'h0', 'c0', 'lengths') ['sm_80', 'sm_90']"
+    assert "needs NVIDIA's driver" in message
+    assert (tmp_path / "copy.so").read_bytes() == path.read_bytes()
 
 
 def test_places_of_the_cuda_runtime(tmp_path, monkeypatch):
