@@ -26,12 +26,14 @@ from .wheels import cuda_folders
 DEFAULT_TOOLKIT = Path("/usr/local/cuda")
 
 # Fast math stays off: it would make tanhf an approximation with 11 bits, and division inexact.
+# Without a limit of its own, ptxas spills a few registers of some kernels to use 64 rather than 80.
 OPTIONS = (
     "-O3",
     "-std=c++17",
     "--expt-relaxed-constexpr",
     f"--diag-suppress={UNUSED}",
     "--ptxas-options=-v",
+    "--maxrregcount=255",
 )
 
 

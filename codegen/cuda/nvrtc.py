@@ -71,6 +71,7 @@ class NVRTC:
             f"--gpu-architecture={arch}",
             "-std=c++17",
             "--device-int128",
+            "--maxrregcount=255",  # as for nvcc
             f"--diag-suppress={UNUSED}",
             *(["--ptxas-options=-v"] if form == "CUBIN" else []),
             *(f"-I{self._folder / place}" for place in ("include", "include/cccl")),
