@@ -189,10 +189,11 @@ class CUDAEngine:
                 check_cpu(self._artifact)
                 cuda_library.load_cuda(self._ffi, self._near)
                 if cuda_library.facts(self._ffi, 0) is None:
+                    reason = cuda_library.problem() or "no device"
                     raise ArtifactError(
                         self._path,
-                        "was compiled for CUDA, and the driver finds no NVIDIA GPU here. Compile "
-                        "it for target='llvm' to run it on the CPU.",
+                        f"was compiled for CUDA, and there is no NVIDIA GPU to be used here "
+                        f"({reason}). Compile it for target='llvm' to run it on the CPU.",
                     )
                 self._executable = self._load()
             return self._executable

@@ -78,6 +78,14 @@ def facts(tvm_ffi: ModuleType, device: int) -> DeviceFacts | None:
     )
 
 
+def problem() -> str:
+    """Return what CUDA says if it cannot be used at all, such as a driver that is too old."""
+    runtime = _loaded_library()
+    runtime.cudaGetErrorString.restype = ctypes.c_char_p
+    code = runtime.cudaGetDeviceCount(ctypes.byref(ctypes.c_int()))
+    return runtime.cudaGetErrorString(code).decode(errors="replace") if code else ""
+
+
 @contextmanager
 def device_kept() -> Iterator[None]:
     """Let the thread's current GPU be the same after the body; compiled code sets it."""

@@ -103,10 +103,12 @@ def _artifact(description: Mapping[str, Any]) -> Sequence[RenderableType]:
         _table("Inputs", ["name", "dtype", "shape", "role", ""], inputs),
         _table("Outputs", ["name", "dtype", "shape"], outputs),
     ]
-    if description["plan"]:
-        columns = list(dict.fromkeys(key for row in description["plan"] for key in row))
-        rows = [[_value(row.get(key, "")) for key in columns] for row in description["plan"]]
-        parts.append(_table("Plan", columns, rows))
+    kinds: dict[tuple[str, ...], list[Any]] = {}  # rows about the same things make one table
+    for row in description["plan"]:
+        kinds.setdefault(tuple(row), []).append([_value(value) for value in row.values()])
+    titles = ("Plan", *(["Kernels"] * len(kinds)))
+    for title, (columns, rows) in zip(titles, kinds.items(), strict=False):
+        parts.append(_table(title, list(columns), rows))
     return [*parts, _tensors("Weights", description["weights"])]
 
 

@@ -104,6 +104,70 @@ CupyArray.__module__ = "cupy"
 CUPY = SimpleNamespace(stream=DEFAULT_STREAM)
 
 
+class TorchTensor(ForeignArray):
+    """A tensor of the stand-in for torch, on a GPU."""
+
+    layout = "torch.strided"
+    requires_grad = True
+
+    def __init__(self, device, tensor):
+        super().__init__(device, tensor)
+        self.dtype = f"torch.{tensor.dtype}"
+        self.gpu, self.device = device, SimpleNamespace(type="cuda", index=device.number)
+
+    def __dlpack_device__(self):
+        return CUDA, self.gpu.number
+
+    def dim(self):
+        return len(self.shape)
+
+    def detach(self):
+        detached = TorchTensor(self.gpu, self.tensor)
+        detached.requires_grad, detached.streams = False, self.streams
+        return detached
+
+    def __dlpack__(self, *, stream=None, **rest):
+        if self.requires_grad:
+            raise BufferError("requires grad")
+        return super().__dlpack__(stream=stream)
+
+    def cpu(self):
+        return SimpleNamespace(numpy=lambda: self.numpy(TORCH.stream))
+
+    def numpy(self, stream=DEFAULT_STREAM):
+        return self.gpu.numpy(self.tensor, stream)
+
+
+TORCH = SimpleNamespace(stream=DEFAULT_STREAM)
+
+
+@contextmanager
+def fake_torch(device, stream):
+    """Let ``torch`` be a library whose current stream is ``stream``; yield that module."""
+    module = ModuleType("torch")
+    module.Tensor = TorchTensor
+    rnn = SimpleNamespace(PackedSequence=type("PackedSequence", (tuple,), {}))
+    module.nn = SimpleNamespace(utils=SimpleNamespace(rnn=rnn))
+    module.float32 = "float32"
+
+    def current(number):
+        assert number == device.number
+        return SimpleNamespace(cuda_stream=TORCH.stream)
+
+    def empty(shape, *, dtype, device):
+        assert device == f"cuda:{own.number}"
+        tensor = TorchTensor(own, own.empty(shape, dtype))
+        tensor.requires_grad = False
+        return tensor
+
+    own = device
+    module.cuda = SimpleNamespace(current_stream=current)
+    module.empty = empty
+    module.tensor = lambda array: TorchTensor(device, device.tensor(array))
+    with _installed(module, TORCH, stream):
+        yield module
+
+
 @contextmanager
 def fake_cupy(device, stream):
     """Let ``cupy`` be a library whose current stream is ``stream``; yield that module."""
@@ -122,13 +186,21 @@ def fake_cupy(device, stream):
     module.empty = lambda shape, dtype: CupyArray(device, device.empty(shape, str(dtype)))
     module.asarray = lambda array: CupyArray(device, device.tensor(array))
     module.from_dlpack = lambda tensor: CupyArray(device, tensor)
-    before, CUPY.stream = sys.modules.get("cupy"), stream
-    sys.modules["cupy"] = module
-    try:
+    with _installed(module, CUPY, stream):
         yield module
+
+
+@contextmanager
+def _installed(module, state, stream):
+    """Let a module be imported under its name, with a current stream."""
+    name = module.__name__
+    before, state.stream = sys.modules.get(name), stream
+    sys.modules[name] = module
+    try:
+        yield
     finally:
-        CUPY.stream = DEFAULT_STREAM
+        state.stream = DEFAULT_STREAM
         if before is None:
-            del sys.modules["cupy"]
+            del sys.modules[name]
         else:
-            sys.modules["cupy"] = before
+            sys.modules[name] = before

@@ -192,6 +192,27 @@ def test_host_arrays_may_be_mixed_in(model, device):
         assert_results(results, x, h0, c0, lengths)
 
 
+def test_torch_tensors_on_their_stream(model, device, request):
+    from tests import emulator
+    from tests.gpu_libraries import fake_torch
+
+    x, h0, c0, lengths = arguments(3, 2)
+    stream = device.new_stream()
+    with fake_torch(device, stream) as torch, emulator.settings(lazy_streams=True):
+        tensors = [torch.tensor(array) for array in (x, h0, c0)]
+        for given in (lengths, torch.tensor(lengths)):
+            z, states = model(tensors[0], tensors[1:], given)
+            assert isinstance(z, torch.Tensor)
+            values = [tensor.numpy(stream) for tensor in (z, *states)]
+            assert_results([values[0], values[1:]], x, h0, c0, lengths)
+        assert all(set(tensor.streams) == {-1} for tensor in tensors)  # ready on their own stream
+        model(*tensors)  # uploads the lengths that were left out
+        request.getfixturevalue("no_copies")
+        z, states = model(*tensors)
+        values = [tensor.numpy(stream) for tensor in (z, *states)]
+        assert_results([values[0], values[1:]], x, h0, c0, [3, 3])
+
+
 def test_cupy_arrays_on_their_stream(model, device, monkeypatch):
     from tests import emulator
     from tests.gpu_libraries import fake_cupy
@@ -429,7 +450,12 @@ def test_a_gpu_that_is_not_there(model):
 
 def test_a_driver_without_a_gpu(path, monkeypatch):
     monkeypatch.setattr(cuda_library, "facts", lambda ffi, number: None)
-    with pytest.raises(ArtifactError, match="the driver finds no NVIDIA GPU here"):
+    with pytest.raises(
+        ArtifactError, match=r"there is no NVIDIA GPU to be used here \(no device\)"
+    ):
+        gluonlstm.load(path)
+    monkeypatch.setattr(cuda_library, "problem", lambda: "driver version is insufficient")
+    with pytest.raises(ArtifactError, match=r"here \(driver version is insufficient\)"):
         gluonlstm.load(path)
 
 

@@ -44,7 +44,14 @@ class KernelResources:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a row for `gluonlstm inspect`."""
-        return dict(vars(self))
+        return {
+            "kernel": self.kernel,
+            "arch": self.arch,
+            "registers": self.registers,
+            "shared_bytes": self.shared_bytes,
+            "stack_bytes": self.stack_bytes,
+            "spill_bytes": self.spill_bytes,
+        }
 
     def resident_ctas(self, arch: CUDAArch, threads: int, dynamic_shared_bytes: int = 0) -> int:
         """Return how many CTAs of ``threads`` threads fit on one multiprocessor of ``arch``."""

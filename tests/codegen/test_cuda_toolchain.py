@@ -172,7 +172,14 @@ def test_report_of_the_assembler():
         KernelResources("b_kernel", "sm_80", 183, 4096, 32, 8, 16),
     )
     assert [row.spill_bytes for row in rows] == [0, 24]
-    assert rows[1].to_dict()["registers"] == 183
+    assert rows[1].to_dict() == {
+        "kernel": "b_kernel",
+        "arch": "sm_80",
+        "registers": 183,
+        "shared_bytes": 4096,
+        "stack_bytes": 32,
+        "spill_bytes": 24,
+    }
 
 
 @pytest.mark.parametrize(
@@ -513,7 +520,7 @@ def test_the_artifact_records_its_target_and_resources(small):
     for kernel, registers in {"gate_kernel": 24, "total_kernel": 48}.items():
         for arch in ("sm_80", "sm_90"):
             assert rows[kernel, arch]["registers"] <= registers
-            assert rows[kernel, arch]["spill_store_bytes"] == 0
+            assert rows[kernel, arch]["spill_bytes"] == 0
 
 
 def test_a_kernel_that_does_not_compile(tmp_path, nvcc):
