@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from tests.emulator.source_text import closing, line_of, masked, split
 
 _ASM = re.compile(r"\b(?:asm|__asm__|__asm)\b(\s*\b(?:volatile|__volatile__|goto)\b)*\s*\(")
-_STRING = re.compile(r'\s*(?:R"(\w*)\((.*?)\)\1"|("(?:\\.|[^"\\\n])*"))', re.DOTALL)
+_BLANK = r"(?:\s|//[^\n]*|/\*.*?\*/)*"
+_STRING = re.compile(rf'{_BLANK}(?:R"(\w*)\((.*?)\)\1"|("(?:\\.|[^"\\\n])*")){_BLANK}', re.DOTALL)
 _OPERAND = re.compile(r'\s*(?:\[(\w+)\]\s*)?"([^"]*)"\s*\(')
 
 

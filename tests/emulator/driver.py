@@ -190,6 +190,7 @@ class DeviceArray:
     """An array in the emulated device's memory; freed with the object."""
 
     def __init__(self, shape: Sequence[int], dtype: Any) -> None:
+        self.pointer = 0
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
         pointer = ctypes.c_void_p()
@@ -245,8 +246,8 @@ class CudaModule:
     """A compiled source, launched through the driver API."""
 
     def __init__(self, source: str, arch: str | None = None) -> None:
-        self._image = compile_cuda(source, arch)
         self._module = ctypes.c_void_p()
+        self._image = compile_cuda(source, arch)
         _check(_library().cuda.cuModuleLoadData(ctypes.byref(self._module), self._image))
         self._functions: dict[str, ctypes.c_void_p] = {}
 

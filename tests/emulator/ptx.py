@@ -67,6 +67,7 @@ class Value:
 
     text: str
     writable: bool = False
+    is_predicate: bool = False
 
     def as_type(self, c_type: str) -> str:
         return f"emu::reg<{c_type}>({self.text})"
@@ -177,7 +178,8 @@ class _Scope:
         if text in self.operands:
             return self.operands[text]
         if text in self.registers:
-            return Value(self.registers[text], writable=True)
+            variable = self.registers[text]
+            return Value(variable, True, self.types[variable] == "bool")
         if text in SPECIAL_REGISTERS:
             return Value(SPECIAL_REGISTERS[text])
         number = _number(text)

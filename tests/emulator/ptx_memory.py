@@ -202,7 +202,10 @@ def _cp(op: Instruction) -> str:
         barrier = op.address(0).pointer(_space(op))
         return f"emu_mbarrier_after_copies({barrier}, {int(not op.has('noinc'))});"
     bytes_ = op.value(2, "uint32_t")
-    source = op.value(3, "uint32_t") if len(op.arguments) > 3 else bytes_
+    sizes = op.arguments[3:-1] if op.has("L2::cache_hint") else op.arguments[3:]
+    if any(isinstance(size, Value) and size.is_predicate for size in sizes):
+        raise PtxError(f"`{op.text}` with a predicate as its last operand is not emulated")
+    source = op.value(3, "uint32_t") if sizes else bytes_
     return (
         f"emu_async_copy({op.address(0).shared()}, {op.address(1).pointer('global')}, "
         f"{bytes_}, {source});"

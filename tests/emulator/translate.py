@@ -31,8 +31,8 @@ _SHARED = re.compile(
 _DECLARATOR = re.compile(r"^\s*(?P<type>.*?[\s*&>])\s*(?P<name>\w+)\s*(?P<dims>(?:\[.*\])*)\s*$",
                          re.DOTALL)  # fmt: skip
 _VECTOR_CAST = re.compile(
-    r"\(\s*(?:const\s+)?((?:float|double|u?int|u?char|u?short|u?long|u?longlong)[234])\s*\*\s*\)"
-    r"\s*(?=\()"
+    r"\(\s*(?:const\s+)?((?:float|double|u?(?:char|short|int|long|longlong)|(?:__)?half"
+    r"|(?:__)?nv_bfloat16)[2348])\s*\*\s*\)\s*(?=\()"
 )
 
 

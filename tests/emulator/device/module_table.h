@@ -37,12 +37,12 @@ struct DynamicShared {
 };
 
 // A vector access must be aligned, also where g++ takes it apart into scalar ones.
-template <class V>
-EMU_INLINE V* aligned(const void* address) {
-  if (reinterpret_cast<uintptr_t>(address) % sizeof(V)) {
-    emu_trap("a vector access at an address that is no multiple of its size");
+template <class V, class Address>
+EMU_INLINE V* aligned(Address address) {
+  if (uintptr_t(address) % alignof(V)) {
+    emu_trap("a vector access at an address that is no multiple of its alignment");
   }
-  return static_cast<V*>(const_cast<void*>(address));
+  return (V*)(address);
 }
 
 template <class... Parameters>

@@ -85,6 +85,12 @@ CtaBarrier& arrive(Launch& launch, Cta& cta, uint32_t index, int expected, uint3
                                             " threads: not a multiple of the warp size");
   }
   CtaBarrier& barrier = cta.barriers[index];
+  if (barrier.arrived && (expected < 0) != (barrier.expected < 0)) {
+    // All threads, said by some with their number and by others without.
+    const int all = int(cta.threads.size());
+    if (expected < 0) expected = all;
+    if (barrier.expected < 0) barrier.expected = all;
+  }
   if (barrier.arrived && (barrier.expected != expected ||
                           (reduction != EMU_NONE && barrier.reduction != reduction))) {
     launch.fail(Status::launch_failure,

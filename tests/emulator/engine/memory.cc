@@ -75,6 +75,12 @@ bool in_own_stack(uintptr_t address) {
   return address - reinterpret_cast<uintptr_t>(current_thread->stack) < kStackBytes;
 }
 
+// What a thread's local variables would fill if they were larger than its stack.
+bool below_own_stack(uintptr_t address) {
+  const auto stack = reinterpret_cast<uintptr_t>(current_thread->stack);
+  return address < stack && stack - address < size_t{16} << 20;
+}
+
 std::string describe_shared(uintptr_t address) {
   const Launch& launch = *current_launch;
   const SharedLayout& layout = launch.layout;
@@ -102,6 +108,7 @@ std::string describe_shared(uintptr_t address) {
 
 std::string describe_device(uintptr_t address) {
   const Allocation* allocation = device_heap.find(address);
+  if (!allocation) allocation = device_heap.before(address);
   if (!allocation) return hex(address) + ", no allocation";
   std::string text;
   if (address < allocation->begin) {
@@ -204,6 +211,11 @@ const Allocation* DeviceHeap::find(uintptr_t address) const {
   return &allocation;
 }
 
+const Allocation* DeviceHeap::before(uintptr_t address) const {
+  const auto it = by_page_.upper_bound(address);
+  return it == by_page_.begin() ? nullptr : &std::prev(it)->second;
+}
+
 bool DeviceHeap::holds(const void* address, size_t bytes) const {
   const uintptr_t a = reinterpret_cast<uintptr_t>(address);
   if (!contains(a)) return false;
@@ -252,6 +264,10 @@ std::string describe_address(uintptr_t address) {
   if (device_heap.contains(address)) return describe_device(address);
   if (shared_windows.contains(address)) return describe_shared(address);
   if (current_thread && in_own_stack(address)) return "the thread's own local memory";
+  if (current_thread && below_own_stack(address)) {
+    return "a thread's local variables, beyond the " + std::to_string(kStackBytes >> 10) +
+           " KiB that the emulator gives them";
+  }
   if (address < kPage) return address ? "address " + hex(address) : "the null pointer";
   return hex(address) + ", an address of the host";
 }

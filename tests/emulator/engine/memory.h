@@ -40,6 +40,8 @@ class DeviceHeap {
   bool free(void* pointer);
   // The allocation whose pages hold the address, live or not; null if none ever did.
   const Allocation* find(uintptr_t address) const;
+  // The last allocation that begins before the address.
+  const Allocation* before(uintptr_t address) const;
   // True if [address, address + bytes) lies in one live allocation.
   bool holds(const void* address, size_t bytes) const;
   uintptr_t base() const { return base_; }

@@ -159,21 +159,20 @@ std::string Module::source_line(uint32_t offset) const {
   if (known != known_lines_.end()) return known->second;
   if (begin_ + offset >= end_) return "";
   char command[160];
-  // The return address may already belong to the next line.
-  snprintf(command, sizeof command, "addr2line -e /proc/%d/fd/%d 0x%x 2>/dev/null", getpid(), file_,
-           offset - 1);
-  const std::string answer = run(command);  // "/some/path/kernel.cu:12 (discriminator 3)"
-  const size_t colon = answer.rfind(':');
+  // The return address may already belong to the next line; inlined functions are listed from the
+  // inside out, and the first that is the kernel's own source is wanted.
+  snprintf(command, sizeof command, "addr2line -i -e /proc/%d/fd/%d 0x%x 2>/dev/null", getpid(),
+           file_, offset - 1);
+  std::istringstream answer(run(command));  // "/some/path/kernel.cu:12 (discriminator 3)"
   std::string text;
-  if (colon != std::string::npos) {
-    const size_t line = size_t(atoi(answer.c_str() + colon + 1));
-    const size_t name = answer.rfind('/', colon) + 1;
-    if (line > 0 && line <= lines_.size() && answer.compare(name, 9, "kernel.cu") == 0) {
-      std::string code = lines_[line - 1];
-      code.erase(0, std::min(code.find_first_not_of(" \t"), code.size()));
-      if (code.size() > kLongestLine) code = code.substr(0, kLongestLine) + " ...";
-      text = "\n    kernel.cu:" + std::to_string(line) + ": " + code;
-    }
+  for (std::string frame; text.empty() && std::getline(answer, frame);) {
+    const size_t name = frame.rfind("kernel.cu:");
+    const size_t line = name == std::string::npos ? 0 : size_t(atoi(frame.c_str() + name + 10));
+    if (line == 0 || line > lines_.size()) continue;
+    std::string code = lines_[line - 1];
+    code.erase(0, std::min(code.find_first_not_of(" \t"), code.size()));
+    if (code.size() > kLongestLine) code = code.substr(0, kLongestLine) + " ...";
+    text = "\n    kernel.cu:" + std::to_string(line) + ": " + code;
   }
   return known_lines_[offset] = text;
 }

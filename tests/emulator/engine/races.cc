@@ -209,7 +209,7 @@ void RaceDetector::fail(uintptr_t address, Mark other, uint32_t other_pc, bool o
     message += std::string(other_writes ? "written" : "read") +
                (other.has(Mark::atomic) ? " atomically" : "") + " before by " +
                (agent ? "an asynchronous copy" : describe_thread(other.thread())) +
-               launch_->module.source_line(other_pc) + ", and nothing orders the two";
+               ", with nothing to order the two" + launch_->module.source_line(other_pc);
   }
   current_launch->fail(Status::launch_failure, message);
 }
