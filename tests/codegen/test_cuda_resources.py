@@ -39,7 +39,7 @@ def test_nothing_spills(tmp_path, name):
     assert {row["arch"] for row in kernels} == {"sm_90"}
     assert len(main) == 2  # the GEMM and the recurrence
     for row in main:
-        assert row["spill_store_bytes"] == row["spill_load_bytes"] == row["stack_bytes"] == 0, row
+        assert row["spill_bytes"] == row["stack_bytes"] == 0, row
         assert row["registers"] <= 255
         assert row["shared_bytes"] <= 48 << 10
     if spec is LARGEST:  # 256 threads of these share the multiprocessor's 65536 registers
