@@ -85,7 +85,7 @@ def asked(monkeypatch):
     """Compile without compiling; the last call of the code generator is ``asked()``."""
     notes = Notes()
     monkeypatch.setitem(sys.modules, notes.__name__, notes)
-    monkeypatch.setattr(compiler, "load", lambda path, temporary: (Path(path), temporary))
+    monkeypatch.setattr(compiler, "load", lambda path, temporary, deferred: (Path(path), temporary))
 
     def last():
         (call,) = notes.calls
