@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gluonlstm import bfloat16, cuda_library, tvm_library, worker_threads
+from gluonlstm import bfloat16, cuda_library, tvm_library
 from gluonlstm.artifact import Artifact
 from gluonlstm.cuda_arrays import (
     CUDAInput,
@@ -122,16 +122,12 @@ class CUDAEngine:
         own = call.results == call.stream.library and call.results in ("torch", "cupy")
         copied = call.results == "numpy" or (call.results == "torch" and on_host)
         memory = call.results if own else "session" if copied else ""
-        worker_threads.enter()
-        try:
-            with device.entered(call.stream, call.shapes):
-                tensors = self._tensors(device, session, call)
-                outputs = device.outputs(session, tensors, call.shapes, memory)
-                session.main(*tensors, *(tensor for _, tensor in outputs), *device.weights)
-            if not own:
-                self._transfer.wait(device.handle, call.stream.handle)
-        finally:
-            worker_threads.leave()
+        with device.entered(call.stream, call.shapes):
+            tensors = self._tensors(device, session, call)
+            outputs = device.outputs(session, tensors, call.shapes, memory)
+            session.main(*tensors, *(tensor for _, tensor in outputs), *device.weights)
+        if not own:
+            self._transfer.wait(device.handle, call.stream.handle)
         if own:
             return [array for array, _ in outputs]
         if copied:

@@ -103,13 +103,10 @@ class Engine:
         Raises ExecutionError if the code fails.
         """
         worker_threads.use(self.num_threads, self._ffi)
-        worker_threads.enter()
         try:
             outputs = session.main(*tensors, *self._weights)
         except Exception as error:  # RuntimeError, ValueError, ...: whatever TVM makes of it
             raise ExecutionError(f"{self._path}: the compiled model failed: {error}") from error
-        finally:
-            worker_threads.leave()
         taken = {tensor.data_ptr() for tensor in tensors}
         return [self._own(outputs[index], taken) for index in range(len(outputs))]
 

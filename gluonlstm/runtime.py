@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gluonlstm import artifact as artifact_file
+from gluonlstm import worker_threads
 from gluonlstm.artifact import Artifact, InputInfo, ModelInfo, OutputInfo
 from gluonlstm.call_arguments import Signature, is_packed
 from gluonlstm.cuda_engine import CUDAEngine
@@ -149,7 +150,14 @@ class CompiledModel:
             raise InvalidArgumentError(
                 f"results={results!r} must be one of {self._engine.results}."
             )
-        values = self._signature.bind(args, kwargs)
+        worker_threads.enter()
+        try:
+            return self._call(self._signature.bind(args, kwargs), results)
+        finally:
+            worker_threads.leave()
+
+    def _call(self, values: list[Any], results: str | None) -> Any:
+        """Compute the outputs for bound arguments and arrange them."""
         data = values[self._data]
         with_states = any(values[i] is not None for i in self._states)
         batch = self._torch_batch(data)

@@ -33,7 +33,7 @@ _LONGEST_WAIT_S = 10
 
 _thread = threading.local()
 _forks = 0
-_running: list[None] = []  # one item for each call inside compiled code; its methods are atomic
+_running: list[None] = []  # one item for each call of a model; its methods are atomic
 _ending = False
 
 
@@ -84,11 +84,12 @@ def use(count: int, tvm_ffi: Any) -> None:
 
 
 def enter() -> None:
-    """Note that the calling thread goes into compiled code; it must :func:`leave` afterwards.
+    """Note that the calling thread begins a call of a model; it must :func:`leave` afterwards.
 
     Python ends daemon threads when they come back to it after it has begun to end, by unwinding
     their stack. On the way out of C++ that aborts the process (before Python 3.14). So the end
-    waits for calls that run, and a daemon thread that would begin one then stops here instead.
+    waits for calls that run (all of a call, since tensors are converted in C++ too), and a daemon
+    thread that would begin one then stops here instead.
     """
     _running.append(None)
     if _ending and threading.current_thread().daemon:

@@ -53,7 +53,7 @@ def test_example(name):
 @pytest.mark.slow
 def test_demonstration(tmp_path):
     skip_without(["mxnet", "tvm", "rich"])
-    options = ["--seconds", "3", "--hidden", "48", "--characters", "80"]
+    options = ["--seconds", "8", "--hidden", "48", "--characters", "80"]
     printed = run("-m", "examples.char_lm", *options, "--folder", str(tmp_path / "demo output"))
     assert "Trained on" in printed
     rows = {
