@@ -126,6 +126,30 @@ def test_torch_on_the_cpu(model):
     assert isinstance(model(x, results="torch"), torch.Tensor)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int32"])
+def test_other_dtypes(path, tmp_path, dtype):
+    from gluonlstm import bfloat16
+    from tests.codegen.emulated import compiling
+
+    with compiling():
+        cases.write_moving_model(tmp_path / "m.so", dtype)
+    model = gluonlstm.load(tmp_path / "m.so")
+    values = RNG.integers(-100, 100, (3, 2, 8)).astype("float32")
+    state = RNG.integers(-100, 100, (2, 2, 4)).astype("float32")
+    spelled = bfloat16.to_bfloat16 if dtype == "bfloat16" else lambda array: array.astype(dtype)
+    for first in (spelled(state), None):
+        y, h = model(spelled(values), first)
+        np.testing.assert_array_equal(np.asarray(y, "float32"), values.transpose(1, 0, 2))
+        np.testing.assert_array_equal(
+            np.asarray(h, "float32"), 0 * state if first is None else state
+        )
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    y, h = model(torch.from_numpy(values).to(getattr(torch, dtype)), None)
+    assert str(y.dtype) == f"torch.{dtype}"
+    np.testing.assert_array_equal(y.float().numpy(), values.transpose(1, 0, 2))
+    assert not h.any()
+
+
 def test_arguments_are_checked_as_on_the_cpu(model):
     x, h0, c0, _ = arguments(3, 2)
     with pytest.raises(ArgumentTypeError, match="data: expected dtype float32, got float64"):

@@ -127,3 +127,20 @@ def write_small_model(path, weights, target="cuda", returns="layer", **facts):
 
     write_artifact(small_model(weights), resolve(target), path, returns=returns, facts=facts)
     return path
+
+
+def write_moving_model(path, dtype):
+    """Compile x (T, N, 8), h0 (2, N, 4) -> x transposed to (N, T, 8), and h0 itself."""
+    from tvm import relax
+
+    from gluonlstm.codegen.build import write_artifact
+    from gluonlstm.codegen.frontend.builder import ModelBuilder
+    from gluonlstm.codegen.target import resolve
+
+    with ModelBuilder() as builder:
+        x = builder.input("x", ("T", "N", WIDTH), dtype)
+        h0 = builder.input("h0", (2, "N", 4), dtype, "hidden", True)
+        moved = builder.emit(relax.op.permute_dims(x, [1, 0, 2]))
+        model = builder.finish([("y", moved), ("h", h0)])
+    write_artifact(model, resolve("cuda"), path, returns="heads")
+    return path
