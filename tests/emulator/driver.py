@@ -193,9 +193,7 @@ class DeviceArray:
         self.pointer = 0
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        pointer = ctypes.c_void_p()
-        _check(_library().cudart.cudaMalloc(ctypes.byref(pointer), ctypes.c_size_t(self.nbytes)))
-        self.pointer = pointer.value or 0
+        self.pointer = _new("cudaMalloc", ctypes.c_size_t(self.nbytes)).value or 0
 
     @classmethod
     def of(cls, array: np.ndarray) -> DeviceArray:
@@ -229,17 +227,69 @@ class DeviceArray:
             self.free()
 
 
+def _new(function: str, *arguments: Any) -> ctypes.c_void_p:
+    """What a function of the runtime API creates."""
+    handle = ctypes.c_void_p()
+    _check(getattr(_library().cudart, function)(ctypes.byref(handle), *arguments))
+    return handle
+
+
+class Event:
+    """A CUDA event."""
+
+    def __init__(self) -> None:
+        self.handle = _new("cudaEventCreate")
+
+    def synchronize(self) -> None:
+        _check(_library().cudart.cudaEventSynchronize(self.handle))
+
+    def __del__(self) -> None:
+        _library().cudart.cudaEventDestroy(self.handle)
+
+
+class Graph:
+    """A captured and instantiated CUDA graph."""
+
+    def __init__(self, captured: ctypes.c_void_p) -> None:
+        self.handle = _new("cudaGraphInstantiate", captured, ctypes.c_uint64(0))
+        _library().cudart.cudaGraphDestroy(captured)
+
+    def launch(self, stream: Stream) -> None:
+        _check(_library().cudart.cudaGraphLaunch(self.handle, stream.handle))
+
+    def __del__(self) -> None:
+        _library().cudart.cudaGraphExecDestroy(self.handle)
+
+
 class Stream:
-    """A CUDA stream."""
+    """A CUDA stream; one that isn't blocking is not ordered with the default stream."""
 
     def __init__(self, *, blocking: bool = True) -> None:
-        handle = ctypes.c_void_p()
-        flags = 0 if blocking else 1
-        _check(_library().cudart.cudaStreamCreateWithFlags(ctypes.byref(handle), flags))
-        self.handle = handle
+        self.handle = _new("cudaStreamCreateWithFlags", 0 if blocking else 1)
 
     def synchronize(self) -> None:
         _check(_library().cudart.cudaStreamSynchronize(self.handle))
+
+    def record(self, event: Event) -> None:
+        _check(_library().cudart.cudaEventRecord(event.handle, self.handle))
+
+    def wait(self, event: Event) -> None:
+        _check(_library().cudart.cudaStreamWaitEvent(self.handle, event.handle, 0))
+
+    def begin_capture(self) -> None:
+        _check(_library().cudart.cudaStreamBeginCapture(self.handle, 0))
+
+    def end_capture(self) -> Graph:
+        return Graph(_new_from(_library().cudart.cudaStreamEndCapture, self.handle))
+
+    def __del__(self) -> None:
+        _library().cudart.cudaStreamDestroy(self.handle)
+
+
+def _new_from(function: Any, first: ctypes.c_void_p) -> ctypes.c_void_p:
+    handle = ctypes.c_void_p()
+    _check(function(first, ctypes.byref(handle)))
+    return handle
 
 
 class CudaModule:

@@ -30,7 +30,7 @@ _CALLS = (
 _CALL = re.compile(rf"(?<![\w.])(?:{'|'.join(_CALLS)})\s*\(")
 # PTX that orders, or waits for, something.
 _ORDERING = re.compile(
-    r"\b(?:bar\.|barrier\.|fence\.(?!proxy)|membar\.|cp\.async\.(?:bulk\.)?wait_|"
+    r"\b(?:bar\.|barrier\.|fence\.(?!proxy|mbarrier_init)|membar\.|cp\.async\.(?:bulk\.)?wait_|"
     r"mbarrier\.(?:try_wait|test_wait)|griddepcontrol\.wait)"
 )
 _WEAKER = (  # what a stronger spelling becomes

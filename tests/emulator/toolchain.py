@@ -26,9 +26,10 @@ _TOOLKITS = ("CUDA_HOME", "CUDA_PATH")
 # The instrumentation announces every access to memory; see engine/instrument.cc. Rounding is as
 # written, whatever the host can do. Of DWARF 5, addr2line of binutils 2.40 misreads file numbers.
 KERNEL_FLAGS = (
-    "-std=c++17", "-O1", "-g1", "-gdwarf-4", "-fPIC", "-w", "-pipe", "-fno-strict-aliasing", "-fno-exceptions",
-    "-fno-rtti", "-fno-gnu-unique", "-ffp-contract=off", "-fno-tree-loop-distribute-patterns",
-    "-fsanitize=thread", "--param", "tsan-distinguish-volatile=1",
+    "-std=c++17", "-O1", "-g1", "-gdwarf-4", "-fPIC", "-w", "-pipe", "-fno-strict-aliasing",
+    "-fno-exceptions", "-fno-rtti", "-fno-gnu-unique", "-ffp-contract=off",
+    "-fno-tree-loop-distribute-patterns", "-fsanitize=thread",
+    "--param", "tsan-distinguish-volatile=1",
 )  # fmt: skip
 ENGINE_FLAGS = (
     "-std=c++17", "-O2", "-fPIC", "-Wall", "-Wextra", "-pipe", "-fno-semantic-interposition",

@@ -56,7 +56,6 @@ def translate(source: str, arch: int) -> str:
     mask = masked(source)
     bodies = functions(source, mask)
     edits = Edits(source)
-    _translate_asm(source, bodies, edits, arch)
     shared = _translate_shared(source, mask, bodies, edits)
     for match in _INDEX.finditer(mask):
         call = f"{_INDEX_CALLS[match.group(1)]}({'xyz'.index(match.group(2))})"
@@ -64,20 +63,23 @@ def translate(source: str, arch: int) -> str:
     for match in _VECTOR_CAST.finditer(mask):
         # `(float4*)(p)`: checked for alignment where it is made.
         edits.replace(match.start(), match.end(), f"emu::aligned<{match.group(1)}>")
+    text = _translate_asm(edits.apply(), arch)
     head = f'#include "cuda_device.h"\n#define EMU_ARCH {arch * 10}\n#line 1 "kernel.cu"\n'
-    return head + edits.apply() + "\n" + _tables(bodies, shared, arch)
+    return head + text + "\n" + _tables(bodies, shared, arch)
 
 
-def _translate_asm(source: str, bodies: list[Function], edits: Edits, arch: int) -> None:
+def _translate_asm(source: str, arch: int) -> str:
+    edits = Edits(source)
     for number, statement in enumerate(asm_statements.statements(source)):
         try:
             text = ptx.translate(statement, number, arch, TABLE)
         except ptx.PtxError as error:
-            where = _function_at(bodies, statement.start)
+            where = _function_at(functions(source), statement.start)
             raise TranslationError(
                 f"line {statement.line}, in {where.name if where else 'the file'}: {error}"
             ) from error
         edits.replace(statement.start, statement.end, text)
+    return edits.apply()
 
 
 def _function_at(bodies: list[Function], offset: int) -> Function | None:

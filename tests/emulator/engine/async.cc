@@ -82,11 +82,8 @@ bool older_pending(const Launch& launch, const Thread& thread, uint64_t upto) {
 
 void start_bulk(BulkCopy copy, const void* pc) {
   Launch& launch = *current_launch;
-  if (copy.barrier) {
-    Mbarrier& barrier = mbarrier_at(launch, copy.barrier, pc);
-    (void)barrier;
-  }
-  check_access(copy.to, copy.bytes, kWrite, pc);
+  if (copy.barrier) mbarrier_at(launch, copy.barrier, pc);
+  check_access(copy.to, copy.bytes, kWriteBegins, pc);
   poison(copy.to, copy.bytes);
   launch.bulk_copies.push_back(std::move(copy));
 }
