@@ -133,8 +133,9 @@ def write(
     """Write an artifact, atomically.
 
     ``library`` is the shared library that TVM exported; the weights are its arguments after the
-    inputs (of a GPU model: after the inputs and the memory for the outputs), in order. Raises InvalidArgumentError for a library that is no ELF image, a weight of
-    a dtype that cannot be stored, and metadata that is not JSON or too large.
+    inputs (of a GPU model: after the inputs and the memory for the outputs), in order. Raises
+    InvalidArgumentError for a library that is no ELF image, a weight of a dtype that cannot be
+    stored, and metadata that is not JSON or too large.
     """
     code = Path(library).read_bytes()
     if not code.startswith(b"\x7fELF"):
