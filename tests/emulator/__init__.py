@@ -9,8 +9,7 @@
 A fake libcuda.so.1 and libcudart.so.13 take the driver's place in this process (engine/). Kernel
 sources are translated to C++ (translate.py, ptx.py), compiled by g++ (toolchain.py) against
 device/, and run with one fiber for each CUDA thread. Out-of-bounds accesses, data races, missing or
-divergent barriers, deadlocks and refused launches are errors whose text says what, where and who;
-see README.md for what is and what isn't emulated.
+divergent barriers, deadlocks and refused launches are errors whose text says what, where and who.
 """
 
 from tests.emulator.asm_statements import AsmSyntaxError
